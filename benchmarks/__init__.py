@@ -1,0 +1,1 @@
+"""Speed and score measurements of wiserl beside other libraries; see `benchmarks.speed` and `benchmarks.scores`."""

@@ -1,0 +1,60 @@
+"""Packaging of wiserl: name, version ranges, extras. Tool settings are in pyproject.toml, pins in constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+EXTRAS = {
+    # mpe2 brings pygame-ce, which owns the module `pygame`: gymnasium's own `pygame` must not be installed beside it.
+    "marl": ["pettingzoo>=1.25", "mpe2>=1.1", "pygame-ce>=2.5"],
+    "atari": ["ale-py>=0.11", "opencv-python-headless>=4.9"],
+    "mujoco": ["mujoco>=3.2", "imageio>=2.34"],
+    "video": ["imageio>=2.34", "imageio-ffmpeg>=0.5"],
+    "box2d": ["box2d>=2.3.10", "pygame-ce>=2.5"],
+    "server": ["grpcio>=1.60", "protobuf>=4.25", "fastapi>=0.110", "uvicorn>=0.29"],
+    "wandb": ["wandb>=0.17"],
+    "aim": ["aim>=3.20"],
+    "bench": ["stable-baselines3>=2.6", "ray[rllib]>=2.40", "psutil>=5.9"],
+    "dev": [
+        "pytest>=8",
+        "pytest-timeout>=2.3",
+        "hypothesis>=6.100",
+        "mypy>=1.11",
+        "ruff>=0.6",
+        "types-PyYAML",
+        "psutil>=5.9",
+        "scipy>=1.11",
+    ],
+}
+EXTRAS["all"] = sorted(
+    {item for name in ("marl", "atari", "mujoco", "box2d", "server", "video") for item in EXTRAS[name]}
+)
+
+setup(
+    name="wiserl",
+    version="0.1.0",
+    description="Distributed reinforcement learning on Ray and PyTorch: one data path for one agent or many",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=find_packages(include=["wiserl", "wiserl.*"]),
+    package_data={"wiserl": ["py.typed", "presets.yaml"]},
+    install_requires=[
+        "click>=8.1",  # command line
+        "greenlet>=3.0",  # several runners in one process, one stack each, on one thread
+        "gymnasium>=1.1",
+        "matplotlib>=3.8",
+        "msgspec>=0.18",  # config values: conversion, ranges, messages
+        "numpy>=1.26",
+        "pillow>=10.0",  # GIFs
+        "pyyaml>=6.0",
+        "ray>=2.40",
+        "rich>=13.0",  # console
+        "safetensors>=0.4",
+        "tensorboardX>=2.6",  # event files, without importing tensorboard
+        "torch>=2.4",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["wiserl=wiserl.cli.main:main"]},
+)

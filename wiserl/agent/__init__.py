@@ -1,0 +1,27 @@
+"""The built-in algorithms, by the name the command line uses."""
+
+from __future__ import annotations
+
+import importlib
+
+from wiserl.core.algorithm import Algorithm
+from wiserl.util.errors import InputError, nearest
+
+_WHERE = {"dqn": "DQN", "ppo": "PPO"}
+
+
+def algorithm_names() -> list[str]:
+    """Names of all algorithms."""
+    return sorted(_WHERE)
+
+
+def algorithm_class(name: str) -> type[Algorithm]:
+    """The class of an algorithm.
+
+    Raises:
+        InputError: there is none of that name; the message has the nearest.
+    """
+    if name not in _WHERE:
+        raise InputError(f"unknown algorithm '{name}': {nearest(name, _WHERE)}")
+    found: type[Algorithm] = getattr(importlib.import_module(f"wiserl.agent.{name}"), _WHERE[name])
+    return found

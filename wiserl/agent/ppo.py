@@ -1,0 +1,240 @@
+"""Proximal policy optimisation, the clipped variant (Schulman et al. 2017, https://arxiv.org/abs/1707.06347).
+
+Top to bottom: config, networks, loss, agent. `docs/algorithms/ppo.md` explains the method.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from wiserl.core.algorithm import Algorithm, leading_axes
+from wiserl.core.batch import Array, Fragment, Nested, tree_map
+from wiserl.core.config import Count, Fraction, NonNegative, PositiveFloat, PositiveInt
+from wiserl.net.encoder import Encoder, is_image, orthogonal_
+from wiserl.net.heads import DiagonalGaussian, make_head
+from wiserl.ops.normalize import ObservationNormalizer, to_tensors
+from wiserl.ops.optim import FlatAdam
+from wiserl.ops.returns import ReturnScale, gae, next_values
+from wiserl.ops.schedules import linear
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Hyper-parameters of PPO, named as in Stable-Baselines3 where it has them."""
+
+    learning_rate: PositiveFloat = 3e-4  # Adam's step size at the start
+    learning_rate_decay: Literal["none", "linear"] = "none"  # linear: to 0 at the last env step
+    gamma: Fraction = 0.99  # discount per step
+    gae_lambda: Fraction = 0.95  # weight of longer advantage sums
+    n_steps: PositiveInt = 2048  # steps of each env per update round
+    batch_size: PositiveInt = 64  # rows per minibatch
+    n_epochs: PositiveInt = 10  # passes over a round's data
+    clip_range: PositiveFloat = 0.2  # bound on the change of the probability ratio
+    clip_range_vf: PositiveFloat | None = None  # the same for values, in units of return; none: no bound
+    ent_coef: NonNegative = 0.0  # weight of the entropy bonus
+    vf_coef: NonNegative = 0.5  # weight of the value loss
+    max_grad_norm: PositiveFloat = 0.5  # bound on the gradient's L2 norm; inf: none
+    target_kl: PositiveFloat | None = (
+        None  # stop a round's epochs when the policy moved 1.5 times this (nats); none: never
+    )
+    normalize_advantage: bool = True  # per minibatch: zero mean, unit variance
+    normalize_observation: bool = False  # running mean and variance, part of the weights
+    normalize_reward: bool = False  # divide by the running deviation of discounted returns
+    ortho_init: bool = True  # orthogonal initial weights; gain 0.01 for the policy's outputs
+    adam_eps: PositiveFloat = 1e-5  # Adam's epsilon
+    activation: Literal["tanh", "relu", "elu", "gelu", "silu"] = "tanh"
+    hidden_sizes: tuple[PositiveInt, ...] = (64, 64)  # widths of policy and value network (on top of a CNN: none)
+    log_std_init: float = 0.0  # initial log standard deviation for Box actions (bounds are -1 to 1)
+    max_policy_lag: Count = 8  # async: drop fragments older than this many weight versions
+    compile: bool = False  # compile the loss with torch.compile: some 20 s at the start, faster updates
+
+
+class ActorCritic(nn.Module):
+    """Policy and value networks: apart for vectors, on one shared CNN for images."""
+
+    def __init__(self, agent: PPO) -> None:
+        super().__init__()
+        config, space = agent.config, agent.spec.observation_space
+        self.head = make_head(agent.spec.action_space, "ppo")
+        self.normalizer = ObservationNormalizer(space) if config.normalize_observation else None
+        self.actor_encoder = Encoder(space, config.hidden_sizes, config.activation)
+        self.critic_encoder = self.actor_encoder if is_image(space) else copy.deepcopy(self.actor_encoder)
+        gaussian = isinstance(self.head, DiagonalGaussian)
+        self.actor = nn.Linear(self.actor_encoder.size, self.head.num_outputs // (2 if gaussian else 1))
+        self.critic = nn.Linear(self.actor_encoder.size, 1)
+        self.log_std = nn.Parameter(torch.full((self.actor.out_features,), config.log_std_init)) if gaussian else None
+        if config.ortho_init:
+            orthogonal_(self.actor_encoder)
+            orthogonal_(self.critic_encoder)
+            orthogonal_(self.actor, 0.01)
+            orthogonal_(self.critic, 1.0)
+
+    def normalize(self, obs: Nested) -> Nested:
+        """Observations as the networks want them."""
+        return obs if self.normalizer is None else self.normalizer(obs)
+
+    def outputs(self, obs: Nested) -> Tensor:
+        """Outputs of the policy `[N, num_outputs]` for normalised observations; their meaning is the head's."""
+        out: Tensor = self.actor(self.actor_encoder(obs))
+        return out if self.log_std is None else torch.cat([out, self.log_std.expand_as(out)], -1)
+
+    def value(self, obs: Nested) -> Tensor:
+        """Values `[N]` for normalised observations."""
+        value: Tensor = self.critic(self.critic_encoder(obs))
+        return value.squeeze(-1)
+
+
+def loss(policy: ActorCritic, batch: dict[str, Any], config: PPOConfig) -> tuple[Tensor, Tensor]:
+    """The clipped surrogate (Schulman et al. 2017, equation 9).
+
+    Args:
+        policy: the networks.
+        batch: tensors `[N, ...]`: obs (normalised), action, log_prob, advantage, value, target (of the value).
+        config: clip_range, clip_range_vf, vf_coef, ent_coef, normalize_advantage are read.
+
+    Returns:
+        The loss, and the figures to log in the order of `LOGGED`, `[6]`.
+    """
+    outputs = policy.outputs(batch["obs"])
+    log_ratio = policy.head.log_prob(outputs, batch["action"]) - batch["log_prob"]
+    ratio = log_ratio.exp()
+    advantage = batch["advantage"]
+    if config.normalize_advantage and len(advantage) > 1:
+        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    clipped = ratio.clamp(1 - config.clip_range, 1 + config.clip_range)
+    policy_loss = -torch.min(advantage * ratio, advantage * clipped).mean()
+    value = policy.value(batch["obs"])
+    if config.clip_range_vf is not None:
+        value = batch["value"] + (value - batch["value"]).clamp(-config.clip_range_vf, config.clip_range_vf)
+    value_loss = F.mse_loss(value, batch["target"])
+    entropy = policy.head.entropy(outputs).mean()
+    total = policy_loss + config.vf_coef * value_loss - config.ent_coef * entropy
+    with torch.no_grad():
+        # Schulman's low-variance estimate of the divergence, http://joschu.net/blog/kl-approx.html
+        approx_kl = (ratio - 1 - log_ratio).mean()
+        clipfrac = ((ratio - 1).abs() > config.clip_range).float().mean()
+        logs = torch.stack([total, policy_loss, value_loss, entropy, approx_kl, clipfrac])
+    return total, logs
+
+
+LOGGED = ("loss", "policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac")
+
+
+class PPO(Algorithm):
+    """Learns from each round's data for some epochs, then throws it away."""
+
+    config_class = PPOConfig
+    on_policy = True
+    title = "Proximal policy optimisation (clipped)"
+    spaces_line = "Discrete, MultiDiscrete, MultiBinary, Box"
+    config: PPOConfig
+    policy: ActorCritic
+
+    def _build(self) -> nn.Module:
+        return ActorCritic(self)
+
+    @classmethod
+    def steps_per_fragment(cls, config: PPOConfig, sync: bool, runners: int, envs: int) -> int:
+        """One fragment is the data of one update round."""
+        return config.n_steps
+
+    def _start_learning(self) -> None:
+        config = self.config
+        self.optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, config.adam_eps, config.max_grad_norm)
+        self.return_scale = ReturnScale(self.num_streams, self.spec.num_agents, config.gamma)
+        self.loss: Callable[..., tuple[Tensor, Tensor]] = torch.compile(loss) if config.compile else loss
+
+    def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
+        """Sample (or take the likeliest) action; "outputs" are kept to compute log-probabilities for all steps at once."""
+        leading = leading_axes(obs)
+        with torch.inference_mode():
+            rows = self.policy.normalize(to_tensors(obs, self.device, skip_axes=2))
+            outputs = self.policy.outputs(rows).cpu().numpy().reshape(*leading, -1)
+        head = self.policy.head
+        return {"action": head.mode(outputs) if deterministic else head.sample(outputs, self.rng), "outputs": outputs}
+
+    def finish_fragment(self, fragment: Fragment) -> None:
+        """Behaviour log-probabilities of all steps in one pass."""
+        outputs = torch.from_numpy(fragment.pop("outputs"))
+        action = torch.from_numpy(fragment["action"])
+        log_prob = self.policy.head.log_prob(outputs.flatten(0, 2), action.flatten(0, 2))
+        fragment["log_prob"] = log_prob.numpy().reshape(fragment["reward"].shape)
+
+    def update(self, fragment: Fragment) -> dict[str, float]:
+        """Advantages, then `n_epochs` passes of minibatches."""
+        config, policy = self.config, self.policy
+        data, explained = self._prepare(fragment)
+        rate = (
+            linear(config.learning_rate, 0.0, self.progress)
+            if config.learning_rate_decay == "linear"
+            else config.learning_rate
+        )
+        num_rows = len(data["advantage"])
+        logs: list[Tensor] = []
+        for _ in range(config.n_epochs):
+            order = torch.from_numpy(self.rng.permutation(num_rows)).to(self.device)
+            shuffled = tree_map(lambda leaf, order=order: leaf[order], data)
+            for start in range(0, num_rows, config.batch_size):
+                end = start + config.batch_size
+                batch = tree_map(lambda leaf, start=start, end=end: leaf[start:end], shuffled)
+                total, figures = self.loss(policy, batch, config)
+                logs.append(figures)
+                if config.target_kl is not None and float(figures[4]) > 1.5 * config.target_kl:
+                    break
+                self.optimizer.step(total, rate)
+                self.updates += 1
+            else:
+                continue
+            break
+        means = torch.stack(logs).mean(0).tolist()
+        named = {f"losses/{name}": value for name, value in zip(LOGGED, means, strict=True)}
+        return {**named, "losses/explained_variance": explained, "charts/learning_rate": rate}
+
+    def _prepare(self, fragment: Fragment) -> tuple[dict[str, Any], float]:
+        """Rows `[N, ...]` to learn from, advantages and value targets among them, and the explained variance of returns."""
+        config, policy = self.config, self.policy
+        raw = to_tensors(fragment["obs"], self.device, skip_axes=3)
+        if policy.normalizer is not None:
+            policy.normalizer.update(raw)
+        with torch.no_grad():
+            obs = policy.normalize(raw)
+            after = [to_tensors(fragment[name], self.device, skip_axes=2) for name in ("last_obs", "final_obs")]
+            values = [policy.value(rows).cpu().numpy() for rows in (obs, *map(policy.normalize, after))]
+        value = values[0].reshape(fragment["reward"].shape)
+        following = next_values(
+            fragment, value, values[1].reshape(value.shape[1:]), values[2].reshape(-1, value.shape[2])
+        )
+        reward = self.return_scale.scale(fragment) if config.normalize_reward else fragment["reward"]
+        ended = (fragment["terminated"], fragment["truncated"])
+        advantage = gae(reward, value, following, *ended, config.gamma, config.gae_lambda)
+        target = advantage + value
+        rows = {
+            "action": fragment["action"],
+            "log_prob": fragment["log_prob"],
+            "advantage": advantage,
+            "value": value,
+            "target": target,
+        }
+        data = {"obs": obs, **to_tensors(rows, self.device, skip_axes=3)}
+        if "alive" in fragment:
+            alive = torch.from_numpy(fragment["alive"]).reshape(-1).nonzero().squeeze(1).to(self.device)
+            data = tree_map(lambda leaf: leaf[alive], data)
+        variance = float(np.var(target))
+        explained = 1.0 - float(np.var(target - value)) / variance if variance > 0 else math.nan
+        return data, explained
+
+    def learner_state(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict(), "return_scale": self.return_scale.state_dict()}
+
+    def load_learner_state(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.return_scale.load_state_dict(state["return_scale"])

@@ -1,0 +1,177 @@
+"""The one data schema: what a fragment holds, the axes of each field, and how fragments are checked and joined.
+
+Axes: `T` steps of the fragment, `E` envs, `A` agents (1 for a gymnasium env), `K` episodes cut or ended inside the
+fragment whose final observation is kept, `M` episodes finished. Observations are one array, or a nested dict of arrays
+for Dict and Tuple spaces (a Tuple's entries are named "0", "1", ...); all their leaves share the leading axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wiserl.util.errors import EnvError
+
+Array: TypeAlias = NDArray[Any]
+Nested: TypeAlias = Any  # Array | dict[str, Nested]; recursive aliases defeat mypy's narrowing
+Fragment: TypeAlias = dict[str, Nested]
+
+
+@dataclass(frozen=True)
+class Field:
+    """Declaration of one field: leading axes, dtype kinds allowed (numpy's one-letter kinds), unit or meaning."""
+
+    axes: str
+    kinds: str
+    meaning: str
+    required: bool = True
+
+
+FIELDS: dict[str, Field] = {
+    "obs": Field("TEA", "biuf", "observation the action was chosen on"),
+    "action": Field(
+        "TEA", "biuf", "action as the policy produced it; Box actions in [-1, 1] where the bounds are finite"
+    ),
+    "reward": Field("TEA", "f", "reward of the step, as the env gave it"),
+    "terminated": Field("TEA", "b", "the step ended the agent's episode in a terminal state: no bootstrap"),
+    "truncated": Field("TEA", "b", "the step was the last for another reason: bootstrap from the final observation"),
+    "last_obs": Field(
+        "EA", "biuf", "observation after the last step of the fragment (after a reset, if there was one)"
+    ),
+    "final_obs": Field("KA", "biuf", "true final observation of each episode that ended inside the fragment"),
+    "final_at": Field("K", "iu", "where: the (t, e) of each entry of final_obs, shape [K, 2]"),
+    "version": Field("E", "iu", "weight version the env's steps were chosen with (the oldest, if it changed)"),
+    "rank": Field("E", "iu", "rank of the runner that stepped the env"),
+    "stream": Field("E", "iu", "index of the env over all runners: rank * envs per runner + env"),
+    "fresh": Field("E", "b", "the env was reset just before this fragment: it does not continue the one before"),
+    "alive": Field("TEA", "b", "the row is a real step of a living agent; absent: all are", required=False),
+    "action_mask": Field("TEA", "b", "which actions were allowed, [T, E, A, n]", required=False),
+    "log_prob": Field("TEA", "f", "log-probability of the action under the behaviour policy", required=False),
+    "state": Field("TE", "biuf", "global state for centralised training, [T, E, ...]", required=False),
+    "episode_return": Field(
+        "M", "f", "undiscounted return of each finished episode, summed over agents", required=False
+    ),
+    "episode_length": Field("M", "iu", "env steps of each finished episode", required=False),
+}
+_E_AXIS = {name: field.axes.index("E") for name, field in FIELDS.items() if "E" in field.axes}
+
+
+def tree_map(function: Callable[..., Any], tree: Nested, *others: Nested) -> Nested:
+    """Apply `function` to each leaf of a nested dict (and to the leaves of `others` at the same place)."""
+    if isinstance(tree, dict):
+        return {key: tree_map(function, value, *(other[key] for other in others)) for key, value in tree.items()}
+    return function(tree, *others)
+
+
+def tree_leaves(tree: Nested, prefix: str = "") -> list[tuple[str, Any]]:
+    """The leaves of a nested dict with their dotted paths; a bare array has the path `prefix`."""
+    if not isinstance(tree, dict):
+        return [(prefix, tree)]
+    return [
+        leaf for key, value in tree.items() for leaf in tree_leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    ]
+
+
+def check_fragment(fragment: Fragment) -> None:
+    """Check a fragment against the schema: fields present, leading axes equal, dtypes as declared (no pass over the data).
+
+    Raises:
+        ValueError: naming the field, what it has and what was expected.
+    """
+    missing = [name for name, field in FIELDS.items() if field.required and name not in fragment]
+    if missing:
+        raise ValueError(f"fragment lacks {', '.join(missing)}; it has {', '.join(fragment)}")
+    num_steps, num_envs, num_agents = fragment["reward"].shape
+    sizes = {"T": num_steps, "E": num_envs, "A": num_agents, "K": len(fragment["final_at"])}
+    for name, value in fragment.items():
+        field = FIELDS.get(name, Field("TEA", "biufcSUO", "added by the user"))
+        for path, leaf in tree_leaves(value, name):
+            expected = tuple(sizes.get(axis, leaf.shape[0] if leaf.ndim else 0) for axis in field.axes)
+            if leaf.shape[: len(expected)] != expected:
+                raise ValueError(
+                    f"fragment field {path} has shape {leaf.shape}, expected {list(field.axes)} = {expected} first"
+                )
+            if leaf.dtype.kind not in field.kinds:
+                raise ValueError(f"fragment field {path} has dtype {leaf.dtype}, expected one of kinds '{field.kinds}'")
+
+
+def check_finite(fragment: Fragment, env: str, first_step: int) -> None:
+    """Refuse NaN and infinite observations and rewards, before they reach a learner.
+
+    Args:
+        fragment: with fields `[T, E, A, ...]`.
+        env: name of the env, for the message.
+        first_step: vector steps the runner had made before this fragment.
+
+    Raises:
+        EnvError: naming env, step and entry of the first bad value.
+    """
+    for name in ("reward", "obs", "last_obs", "final_obs"):
+        for path, leaf in tree_leaves(fragment[name], name):
+            if leaf.dtype.kind != "f" or np.isfinite(leaf).all():
+                continue
+            where = tuple(int(i) for i in np.argwhere(~np.isfinite(leaf))[0])
+            rank = int(fragment["rank"][0])
+            if name == "last_obs":
+                step, env_index, entry = len(fragment["reward"]), where[0], where[1:]
+            elif name == "final_obs":
+                step, env_index = (int(i) for i in fragment["final_at"][where[0]])
+                entry = where[1:]
+            else:
+                step, env_index, entry = where[0], where[1], where[2:]
+            what = "reward" if name == "reward" else "observation"
+            raise EnvError(
+                f"env '{env}' returned {leaf[where]} as {what} at step {first_step + step} of env {env_index} of runner {rank}, "
+                f"entry {path}[agent, ...] = {list(entry)}; expected finite numbers. "
+                f"Training stopped before any weight was touched by it: mend the env (`wiserl check-env` helps)"
+            )
+
+
+def concat_fragments(fragments: Sequence[Fragment]) -> Fragment:
+    """Join fragments of several runners along the env axis, in the order given. One fragment comes back as it is."""
+    if len(fragments) == 1:
+        return fragments[0]
+    joined: Fragment = {}
+    offsets = np.cumsum([0] + [fragment["reward"].shape[1] for fragment in fragments[:-1]])
+    for name in fragments[0]:
+        parts = [fragment[name] for fragment in fragments]
+        if name == "final_at":
+            parts = [part + np.array([0, offset]) for part, offset in zip(parts, offsets, strict=True)]
+        axis = _E_AXIS.get(name, 1 if name not in FIELDS else 0)
+        joined[name] = tree_map(lambda *leaves, axis=axis: np.concatenate(leaves, axis=axis), *parts)
+    return joined
+
+
+def cut_episodes(fragment: Fragment) -> None:
+    """Mark the fragment's last step as truncated in every episode still going, in place.
+
+    Used where all envs are about to be reset (a checkpoint boundary): what was cut bootstraps from `last_obs`.
+    """
+    going = ~(fragment["terminated"][-1] | fragment["truncated"][-1])
+    if "alive" in fragment:
+        going &= fragment["alive"][-1]
+    if not going.any():
+        return
+    last = len(fragment["truncated"]) - 1
+    fragment["truncated"] = fragment["truncated"].copy()
+    fragment["truncated"][-1] |= going
+    # Where another agent's episode ended at this very step, the observations of all agents have been kept already.
+    kept = {int(env) for step, env in fragment["final_at"] if step == last}
+    envs = np.array([env for env in np.nonzero(going.any(axis=1))[0] if env not in kept], np.int64)
+    at = np.stack([np.full(len(envs), last), envs], axis=1)
+    fragment["final_at"] = np.concatenate([fragment["final_at"], at])
+    fragment["final_obs"] = tree_map(
+        lambda final, after: np.concatenate([final, after[envs]]), fragment["final_obs"], fragment["last_obs"]
+    )
+
+
+def count_env_steps(fragment: Fragment) -> int:
+    """Env steps in a fragment: one per env and time in which at least one agent was alive."""
+    if "alive" in fragment:
+        return int(fragment["alive"].any(axis=2).sum())
+    num_steps, num_envs, _ = fragment["reward"].shape
+    return int(num_steps * num_envs)

@@ -1,0 +1,90 @@
+"""Configuration: dataclasses checked and converted by msgspec, with errors that name the valid choice.
+
+A field's range stands in its type, `Annotated[float, Meta(gt=0)]`; the aliases below cover the usual ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from wiserl.util.errors import InputError, nearest
+
+PositiveInt = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0)]
+PositiveFloat = Annotated[float, Meta(gt=0)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+
+ConfigT = TypeVar("ConfigT")
+
+
+@functools.cache
+def _field_types(config_class: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(config_class, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
+
+
+def field_names(config_class: type) -> list[str]:
+    """Names of a config dataclass's fields, in order."""
+    return list(_field_types(config_class))
+
+
+def make_config(config_class: type[ConfigT], values: Mapping[str, Any], what: str) -> ConfigT:
+    """An instance of a config dataclass from plain values; strings are converted to the type of the field.
+
+    Args:
+        config_class: a dataclass whose fields all have defaults or appear in `values`.
+        values: by field name.
+        what: what is being configured, for messages ("ppo").
+
+    Raises:
+        InputError: an unknown key (with the nearest name), a value of the wrong type or out of range.
+    """
+    types = _field_types(config_class)
+    converted = {}
+    for key, value in values.items():
+        if key not in types:
+            raise InputError(f"unknown option '{key}' for {what}: {nearest(key, types)}")
+        converted[key] = convert(value, types[key], key, what)
+    return config_class(**converted)
+
+
+def convert(value: Any, expected: Any, key: str, what: str) -> Any:
+    """`value` as the type `expected`; a string may stand for a number, a boolean, a list (`64,64`) or none.
+
+    Raises:
+        InputError: naming the key, what was given and what was expected.
+    """
+    if isinstance(value, str):
+        value = _parse(value, expected)
+    try:
+        return msgspec.convert(value, expected, strict=False)
+    except msgspec.ValidationError as error:
+        shown = value if isinstance(value, str) else repr(value)
+        raise InputError(f"{what}: {key}={shown} is not valid: {error}") from None
+
+
+def _parse(text: str, expected: Any) -> Any:
+    if typing.get_origin(expected) is Annotated:
+        return _parse(text, typing.get_args(expected)[0])
+    choices = typing.get_args(expected)
+    if text.lower() in ("none", "null") and type(None) in choices:
+        return None
+    if typing.get_origin(expected) in (tuple, list):
+        return [part for part in text.strip("[]() ").replace(" ", "").split(",") if part]
+    if expected is int or int in choices:
+        return text.replace("_", "")
+    return text
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """A config dataclass as JSON-able values."""
+    plain: dict[str, Any] = msgspec.to_builtins(config)
+    return plain

@@ -1,0 +1,53 @@
+"""Evaluation: whole episodes of a policy in envs of its own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from wiserl.core.batch import Array
+from wiserl.core.policy import Policy
+from wiserl.env.make import EnvLike, env_id
+from wiserl.env.vector import make_vector
+from wiserl.util.seeding import derive_seed
+
+log = logging.getLogger("wiserl")
+
+MAX_ENVS = 20
+MAX_STEPS = 100_000
+"""Env steps after which an evaluation episode that does not end is cut off."""
+
+
+def evaluate(
+    policy: Policy, env: EnvLike, env_kwargs: Mapping[str, Any], episodes: int, seed: int, deterministic: bool = True
+) -> Array:
+    """Undiscounted returns of `episodes` episodes, summed over agents, `[episodes]` float64.
+
+    Each env runs a fixed number of episodes, so that short ones are not favoured. Episode i is seeded from (seed, "eval", i).
+    """
+    returns: list[float] = []
+    policy.reseed(seed, "eval", "act")
+    with make_vector(env, env_kwargs, min(episodes, MAX_ENVS), "inline") as envs:
+        while len(returns) < episodes:
+            wanted = min(episodes - len(returns), envs.num_envs)
+            seeds = [derive_seed(seed, "eval", len(returns) + i) for i in range(envs.num_envs)]
+            obs, alive = envs.reset(seeds)
+            totals, going = np.zeros(envs.num_envs), np.arange(envs.num_envs) < wanted
+            for _ in range(MAX_STEPS):
+                step = envs.step(policy.act(obs, deterministic))
+                totals += step.reward.sum(axis=1) * going
+                for i in step.final_envs:
+                    ended = step.terminated[i] | step.truncated[i]
+                    if alive is None or ended[alive[i]].all():
+                        going[i] = False
+                if not going.any():
+                    break
+                obs, alive = step.obs, step.alive
+            else:
+                log.warning("evaluation of '%s': %d episode(s) had not ended after %d steps and were cut off there; give the env a "
+                            "time limit", env_id(env), int(going.sum()), MAX_STEPS)  # fmt: skip
+            returns.extend(totals[:wanted].tolist())
+    return np.array(returns)

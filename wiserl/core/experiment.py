@@ -1,0 +1,229 @@
+"""A training run, from its options to its summary. `Experiment._wire` is the whole data path; its diagram is in
+`docs/architecture.md`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wiserl.agent import algorithm_class
+from wiserl.core.config import to_plain
+from wiserl.core.gym_runner import GymRunner, GymRunnerArgs
+from wiserl.core.monitor import Monitor, StopSignals
+from wiserl.core.registry import WiseRL
+from wiserl.core.run_config import (
+    RunConfig,
+    backend_for,
+    learner_device,
+    read_config_file,
+    resolve,
+    run_options_of,
+    with_defaults,
+)
+from wiserl.core.training import TrainingAgent, TrainPlan
+from wiserl.env.make import EnvLike, env_id, make_env
+from wiserl.env.multi_agent import read_spec
+from wiserl.env.spaces import EnvSpec
+from wiserl.env.vector import choose_vector
+from wiserl.util.console import Console
+from wiserl.util.errors import InputError, Interrupted, LearnerLost
+from wiserl.util.logging import MetricsWriter
+
+AGENT = "learner"
+
+
+def train(algo: str, env: EnvLike, *, config: str | Path | Mapping[str, Any] | None = None, resume: str | Path | None = None,
+          quiet: bool = False, json_summary: bool = False, **options: Any) -> dict[str, Any]:  # fmt: skip
+    """Train an agent and return the summary (what `summary.json` holds).
+
+    Args:
+        algo: name of an algorithm (`wiserl list algos`).
+        env: gymnasium id, `package/module` of a PettingZoo env, `module:function`, or a callable that makes the env.
+        config: a YAML or JSON file, or a mapping, of options; those given as keywords win.
+        resume: a run folder to go on with, from its last checkpoint.
+        quiet: print warnings only.
+        json_summary: print the summary as one line of JSON at the end.
+        options: run options (`total_steps`, `runners`, ...: `RunConfig`), hyper-parameters of the algorithm, and `env_kwargs`.
+
+    Raises:
+        InputError: something given is wrong; the message names the valid choice.
+        EnvError: the env returned something that is not finite.
+        Interrupted: a signal asked training to stop; a checkpoint was saved.
+    """
+    given = read_config_file(config) if isinstance(config, str | Path) else dict(config or {})
+    given.update(options)
+    if resume is not None:
+        saved_algo, saved_env, given = run_options_of(Path(resume), given)
+        if (algo, env_id(env)) != (saved_algo, saved_env):
+            raise InputError(
+                f"the run in '{resume}' trains {saved_algo} on {saved_env}, not {algo} on {env_id(env)}; resume it with those names"
+            )
+    run, hyper = resolve(algo, env, given, use_preset=resume is None)
+    return Experiment(run, hyper, resume is not None, quiet, json_summary).execute()
+
+
+class Experiment:
+    """One run: its resolved options, its folder, and what happens in it."""
+
+    def __init__(self, run: RunConfig, hyper: Any, resume: bool, quiet: bool, json_summary: bool) -> None:
+        self._begun = time.time()
+        self._hyper, self._resume = hyper, resume
+        self._quiet, self._json = quiet, json_summary
+        algorithm = algorithm_class(run.algo)
+        probe = make_env(run.env, run.env_kwargs)
+        self._spec: EnvSpec = read_spec(probe, run.env)
+        probe.close()
+        algorithm(spec=self._spec, config=hyper)  # an env it cannot do is refused here, before anything is started
+        self._vector_reason = ""
+        if run.vector == "auto":
+            cores = max((os.cpu_count() or 1) // run.runners, 1)
+            vector, self._vector_reason = choose_vector(run.env, run.env_kwargs, run.envs, cores)
+            run = dataclasses.replace(run, vector=vector)
+        self._steps = algorithm.steps_per_fragment(hyper, run.sync, run.runners, run.envs)
+        inflight = run.max_inflight or (1 if algorithm.on_policy else 2)
+        self._backend_name = backend_for(run)
+        device = learner_device(run, self._backend_name)
+        run = with_defaults(run, self._steps * run.runners * run.envs, device)
+        self._run = dataclasses.replace(run, max_inflight=inflight)
+        self._folder = _claim_folder(self._run, resume)
+
+    def execute(self) -> dict[str, Any]:
+        """Train, evaluate, write the summary."""
+        run, folder = self._run, self._folder
+        config = {
+            "run": {**to_plain(dataclasses.replace(run, env=env_id(run.env))), "run_dir": str(folder)},
+            "hyperparameters": to_plain(self._hyper),
+            "algo": run.algo,
+            "env": env_id(run.env),
+            "backend": self._backend_name,
+        }
+        (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+        console = Console(run.total_steps, self._quiet, self._json)
+        with MetricsWriter(folder) as metrics, StopSignals() as signals:
+            with console:
+                if self._vector_reason:
+                    console.message(f"vector env: {self._vector_reason}")
+                monitor = Monitor(run, folder, console, metrics, signals, local=self._backend_name == "local")
+                if self._resume:
+                    monitor.forget_after_checkpoint()
+                restarts = self._train(monitor)
+                signum = signals.received
+                if signum is None:
+                    monitor.evaluate_final()
+            summary = self._summary(monitor, restarts)
+        (folder / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
+        if signum is not None:
+            console.warning(f"stopped at {summary['env_steps']:,} env steps and saved; go on with "
+                            f"`wiserl train {run.algo} {env_id(run.env)} --resume {folder}`")  # fmt: skip
+            raise Interrupted(signum)
+        console.summary(summary, folder)
+        return summary
+
+    def _train(self, monitor: Monitor) -> int:
+        """Train to the end; a learner that dies is restarted from its last checkpoint. Returns the runners' restarts."""
+        resume = self._resume
+        for attempt in range(self._run.max_restarts + 1):
+            wise_rl = WiseRL(self._backend_name)
+            try:
+                return self._wire(wise_rl, monitor, resume)
+            except LearnerLost as error:
+                resume = (self._folder / "checkpoints" / "last").exists()
+                if attempt == self._run.max_restarts:
+                    raise
+                where = "its last checkpoint" if resume else "the start, since there is no checkpoint yet"
+                monitor.learner_restarted(f"{error}; restarting it from {where}", from_checkpoint=resume)
+            finally:
+                wise_rl.close()
+        raise AssertionError("unreachable")
+
+    def _wire(self, wise_rl: WiseRL, monitor: Monitor, resume: bool) -> int:
+        """The data path:  envs -> GymRunner x N -> fragments -> learner -> weights -> GymRunner x N.
+
+        The monitor looks on from this process: it logs, evaluates checkpoints, and asks the learner to stop.
+        """
+        run = self._run
+        resource = {"num_gpus": run.learner_gpus} if run.learner_gpus else None
+        wise_rl.make_agent(AGENT, TrainingAgent, sync=run.sync, resource=resource, plan=self._plan(resume))
+        args = GymRunnerArgs(AGENT, run.env, run.envs, self._steps, run.seed, run.vector, run.env_kwargs)
+        runners = wise_rl.make_runner("runner", GymRunner, args, num=run.runners)
+        monitor.watch(lambda method, *arguments: wise_rl.call(AGENT, method, *arguments))
+        restarts = wise_rl.start_all_runners(runners, poll=monitor.poll, max_restarts=run.max_restarts)
+        monitor.finish()
+        return restarts
+
+    def _plan(self, resume: bool) -> TrainPlan:
+        run = self._run
+        manifest = {
+            "algo": run.algo,
+            "env": env_id(run.env),
+            "env_kwargs": run.env_kwargs,
+            "spec": self._spec.to_json(),
+            "config": to_plain(self._hyper),
+            "seed": run.seed,
+        }
+        return TrainPlan(
+            algo=run.algo,
+            spec=self._spec,
+            config=self._hyper,
+            total_steps=run.total_steps,
+            runners=run.runners,
+            envs=run.envs,
+            seed=run.seed,
+            device=run.device,
+            run_dir=str(self._folder.absolute()),
+            manifest=manifest,
+            checkpoint_every=run.checkpoint_every,
+            eval_every=run.eval_every,
+            keep_checkpoints=run.keep_checkpoints,
+            save_replay=run.save_replay,
+            reset_at_checkpoint=run.reset_at_checkpoint,
+            max_inflight=run.max_inflight,
+            log_every=max(run.total_steps // 200, 1),
+            resume=resume,
+        )
+
+    def _summary(self, monitor: Monitor, restarts: int) -> dict[str, Any]:
+        run, status = self._run, dict(monitor.status)
+        first_update_at = status.pop("first_update_at")
+        return {
+            "algo": run.algo,
+            "env": env_id(run.env),
+            "seed": run.seed,
+            "backend": self._backend_name,
+            "sync": run.sync,
+            "vector": run.vector,
+            "runners": run.runners,
+            "envs_per_runner": run.envs,
+            **status,
+            "wall_seconds": time.time() - self._begun,
+            "first_update_at": first_update_at,
+            "first_update_seconds": first_update_at - self._begun if first_update_at else None,
+            **monitor.final,
+            "runner_restarts": restarts,
+            "learner_restarts": monitor.learner_restarts,
+            "run_dir": str(self._folder),
+        }
+
+
+def _claim_folder(run: RunConfig, resume: bool) -> Path:
+    """The run folder: made, and nobody else's.
+
+    Raises:
+        InputError: a folder that was asked for by name holds a run already.
+    """
+    folder = Path(run.run_dir or f"runs/{run.algo}-{env_id(run.env).replace('/', '-').replace(':', '-')}-s{run.seed}")
+    if resume:
+        return folder
+    if (folder / "config.json").exists():
+        if run.run_dir:
+            raise InputError(
+                f"'{folder}' holds a run already: go on with it by --resume {folder}, or choose another --run-dir"
+            )
+        folder = next(other for number in range(2, 1_000_000) if not (other := Path(f"{folder}-{number}")).exists())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

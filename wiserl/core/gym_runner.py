@@ -1,0 +1,187 @@
+"""The built-in runner: steps a vector of envs and hands over whole fragments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from wiserl.core.batch import Array, Fragment, Nested, check_finite, tree_map
+from wiserl.core.registry import WiseRL
+from wiserl.core.runner import Runner
+from wiserl.core.training import TrainingAgent
+from wiserl.env.make import EnvLike, env_id
+from wiserl.env.spaces import observation_zeros
+from wiserl.env.vector import make_vector
+from wiserl.util.errors import EnvError
+from wiserl.util.seeding import derive_seed
+
+
+@dataclass(frozen=True)
+class GymRunnerArgs:
+    """What a `GymRunner` needs.
+
+    Attributes:
+        agent: name of the agent to feed.
+        env: gymnasium id, `package/module` of a PettingZoo env, `module:function`, or a callable.
+        env_kwargs: go to the env.
+        envs: number of envs in this runner.
+        steps: T, vector steps per fragment.
+        vector: "inline", "native" or "process".
+        seed: the run's seed.
+    """
+
+    agent: str
+    env: EnvLike
+    envs: int
+    steps: int
+    seed: int
+    vector: str = "inline"
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+class GymRunner(Runner):
+    """Steps `envs` copies of an env with an agent's policy, T steps at a time, until the agent says stop.
+
+    `run` loops over `step`; `step` collects one fragment and hands it to the agent. A subclass may override `collect`.
+    """
+
+    args: GymRunnerArgs
+
+    def __init__(self, args: GymRunnerArgs, local_rank: int = 0) -> None:
+        super().__init__(args, local_rank)
+        self.agent = WiseRL().get_agent(args.agent)
+        assert isinstance(self.agent.replica, TrainingAgent)
+        self.policy = self.agent.replica
+        self.envs = make_vector(args.env, args.env_kwargs, args.envs, args.vector)
+        self.vector_steps = 0
+        shape = (args.steps, args.envs, self.envs.spec.num_agents)
+        self._obs_buffer = observation_zeros(self.envs.spec.observation_space, shape)
+        self._buffers: dict[str, Array] = {
+            "reward": np.zeros(shape, np.float32),
+            "terminated": np.zeros(shape, bool),
+            "truncated": np.zeros(shape, bool),
+        }
+        self._alive_buffer = np.ones(shape, bool)
+        self._constants = {
+            "rank": np.full(args.envs, self.rank),
+            "stream": self.rank * args.envs + np.arange(args.envs),
+        }
+        self._returns = np.zeros(args.envs)
+        self._lengths = np.zeros(args.envs, np.int64)
+        self._reset()
+
+    def run(self) -> None:
+        """Collect and hand over until the agent has learned from all the steps it wants."""
+        while not self.policy.stop:
+            self.step()
+
+    def step(self) -> None:
+        """Collect one fragment and hand it to the agent. In sync mode this returns with new weights taken in."""
+        self.agent.update(self.collect())
+        if self.policy.boundary != self._boundary:
+            self._reset()
+
+    def close(self) -> None:
+        """Close the envs."""
+        self.envs.close()
+
+    def _reset(self) -> None:
+        """Start new episodes in all envs, with seeds that depend on the boundary alone, and not on what came before."""
+        self._boundary = self.policy.boundary
+        where = (self.args.seed, self.rank, self.incarnation, self._boundary)
+        self.policy.algorithm.reseed(*where, "act")
+        self._obs, self._alive = self.envs.reset([derive_seed(*where, env) for env in range(self.args.envs)])
+        self._fresh = True
+        self._returns[:] = 0.0
+        self._lengths[:] = 0
+
+    def collect(self) -> Fragment:
+        """T steps of all envs, as a fragment `[T, E, A, ...]`. Its arrays are used again for the next one.
+
+        Raises:
+            EnvError: an observation or reward was not finite.
+        """
+        chosen: dict[str, Array] = {}
+        ends: list[Any] = []
+        finished: list[tuple[float, int]] = []
+        steps_before, fresh, t = self.vector_steps, self._fresh, 0
+        try:
+            for t in range(self.args.steps):
+                self._collect_one(t, chosen, ends, finished)
+        except EnvError:
+            raise
+        except Exception:
+            # Garbage observations often make an env or policy fail before the fragment is complete: name the cause.
+            if t:
+                check_finite(self._fragment(t, chosen, ends, finished, fresh), env_id(self.args.env), steps_before)
+            raise
+        fragment = self._fragment(self.args.steps, chosen, ends, finished, fresh)
+        check_finite(fragment, env_id(self.args.env), steps_before)
+        self.policy.finish_fragment(fragment)
+        return fragment
+
+    def _collect_one(
+        self, t: int, chosen: dict[str, Array], ends: list[Any], finished: list[tuple[float, int]]
+    ) -> None:
+        action = self.policy.choose_action(self._obs)
+        if t == 0:
+            shape = (self.args.steps,)
+            chosen.update({name: np.empty(shape + value.shape, value.dtype) for name, value in action.items()})
+        for name, value in action.items():
+            chosen[name][t] = value
+        _store(self._obs_buffer, t, self._obs)
+        alive = self._alive
+        if alive is not None:
+            self._alive_buffer[t] = alive
+            stepped = alive.any(axis=1)
+        step = self.envs.step(action["action"])
+        self.vector_steps += 1
+        buffers = self._buffers
+        buffers["reward"][t] = step.reward
+        buffers["terminated"][t] = step.terminated
+        buffers["truncated"][t] = step.truncated
+        self._returns += step.reward[:, 0] if step.reward.shape[1] == 1 else step.reward.sum(axis=1)
+        self._lengths += 1 if alive is None else stepped
+        if step.final_envs:
+            ends.append((t, step.final_envs, tree_map(np.copy, step.final_obs)))
+            for env in step.final_envs:
+                ended = step.terminated[env] | step.truncated[env]
+                if alive is None or ended[alive[env]].all():
+                    finished.append((self._returns[env], self._lengths[env]))
+                    self._returns[env] = self._lengths[env] = 0
+        self._obs, self._alive = step.obs, step.alive
+
+    def _fragment(self, steps: int, chosen: dict[str, Array], ends: list[Any], finished: list[tuple[float, int]],
+                  fresh: bool) -> Fragment:  # fmt: skip
+        self._fresh = False
+        at = [(t, env) for t, envs, _ in ends for env in envs]
+        if ends:
+            final_obs = tree_map(lambda *leaves: np.concatenate(leaves), *(obs for _, _, obs in ends))
+        else:
+            final_obs = tree_map(lambda leaf: leaf[:0], self._obs)
+        fragment = {
+            "obs": tree_map(lambda leaf: leaf[:steps], self._obs_buffer),
+            **{name: value[:steps] for name, value in {**chosen, **self._buffers}.items()},
+            "last_obs": tree_map(np.copy, self._obs),
+            "final_obs": final_obs,
+            "final_at": np.array(at, np.int64).reshape(-1, 2),
+            "version": np.full(self.args.envs, self.policy.version),
+            "fresh": np.full(self.args.envs, fresh),
+            "episode_return": np.array([value for value, _ in finished], np.float32),
+            "episode_length": np.array([length for _, length in finished], np.int64),
+            **self._constants,
+        }
+        if self._alive is not None:
+            fragment["alive"] = self._alive_buffer[:steps]
+        return fragment
+
+
+def _store(buffer: Nested, t: int, obs: Nested) -> None:
+    if isinstance(buffer, dict):
+        for key, value in buffer.items():
+            _store(value, t, obs[key])
+    else:
+        buffer[t] = obs

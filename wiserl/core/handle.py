@@ -1,0 +1,110 @@
+"""What `get_agent` returns: the two verbs, with the transport behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from wiserl.core.agent import Agent
+from wiserl.core.learner import Ack, Shipment
+from wiserl.dist.weights import unpack
+
+
+class Link(Protocol):
+    """A runner's connection to one learner; a backend provides it."""
+
+    def ship(self, shipment: Shipment, wait: bool, max_inflight: int) -> Ack | None:
+        """Send a shipment. `wait`: until its round is done. Else: until fewer than `max_inflight` are unanswered."""
+        ...
+
+    def drain(self) -> Ack | None:
+        """Wait for every answer that is still out."""
+        ...
+
+    def fetch(self, known_version: int) -> Ack:
+        """Ask for the newest weights."""
+        ...
+
+    def act(self, *args: Any, **kwargs: Any) -> Any:
+        """Choose an action on the learner."""
+        ...
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Call a method of the agent on the learner."""
+        ...
+
+
+class AgentHandle:
+    """An agent as a runner sees it: `choose_action` runs on a local replica, `update` gathers and ships.
+
+    The handle does not look into the experience: it counts calls of `update` and sends `ship_every` of them in one go.
+    """
+
+    def __init__(self, name: str, link: Link, make_replica: Callable[[], Agent], agent_class: type[Agent], sync: bool,
+                 rank: int, incarnation: int) -> None:  # fmt: skip
+        self.name = name
+        self.version = -1
+        self.replica: Agent | None = make_replica() if agent_class.acts_on_runner() else None
+        self._link = link
+        self._sync = sync
+        self._rank = rank
+        self._incarnation = incarnation
+        self._sequence = 0
+        self._ship_every = agent_class.ship_every
+        self._max_inflight = agent_class.max_inflight
+        self._pending: list[tuple[Any, ...]] = []
+        if self.replica is not None:
+            self._take_in(link.fetch(self.version))
+
+    def choose_action(self, *args: Any, **kwargs: Any) -> Any:
+        """The agent's `choose_action`, on the replica here (or on the learner, for an agent that cannot be followed)."""
+        if self.replica is None:
+            return self._link.act(*args, **kwargs)
+        return self.replica.choose_action(*args, **kwargs)
+
+    def update(self, *experience: Any) -> None:
+        """Hand one experience to the learner's `update`; it travels with others in one shipment.
+
+        Arrays are copied where they wait, since many envs return the same buffer at each step.
+        """
+        if self._ship_every > 1:
+            experience = tuple(_copied(value) for value in experience)
+        self._pending.append(experience)
+        if len(self._pending) >= self._ship_every:
+            self._ship()
+
+    def flush(self) -> None:
+        """Ship what is pending and wait until all of it has been learned from."""
+        if self._pending:
+            self._ship()
+        self._take_in(self._link.drain())
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Call a method of the agent on the learner, by name: one remote call."""
+        return self._link.call(method, *args)
+
+    def _ship(self) -> None:
+        pending, self._pending = self._pending, []
+        shipment = Shipment(self._rank, self._incarnation, self._sequence, pending, self.version)
+        self._sequence += 1
+        self._take_in(self._link.ship(shipment, self._sync, self._max_inflight))
+
+    def _take_in(self, ack: Ack | None) -> None:
+        if ack is None or ack.version == self.version:
+            return
+        self.version = ack.version
+        if self.replica is not None and ack.weights is not None:
+            self.replica._update_model(unpack(ack.weights))
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _copied(entry) for key, entry in value.items()}
+    return value

@@ -1,0 +1,164 @@
+"""What watches a run from the script's process: logs, evaluates checkpoints, keeps the best, passes signals on."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import numpy as np
+
+from wiserl.core.checkpoint import open_checkpoint, point_to
+from wiserl.core.evaluation import evaluate
+from wiserl.core.policy import Policy
+from wiserl.core.run_config import RunConfig
+from wiserl.util.console import Console
+from wiserl.util.errors import WaitTimeout
+from wiserl.util.logging import MetricsWriter, read_metrics
+
+POLL_SECONDS = 0.1
+STOP_SECONDS = 60.0
+_EVAL = "eval/return_mean"
+
+
+class StopSignals:
+    """Turns the first SIGINT or SIGTERM into a request, so that training ends between two rounds; the second interrupts at once.
+
+    A context manager; outside the main thread, where no handlers can be set, it does nothing.
+
+    Attributes:
+        received: number of the first signal, or None.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.orderly = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        again, self.received = self.received is not None, signum
+        if again or not self.orderly:
+            raise KeyboardInterrupt
+
+
+class Monitor:
+    """Polls the learner for events and acts on them.
+
+    Attributes:
+        status: the learner's counters as last seen.
+        final: the final evaluation's figures.
+        learner_restarts: how often the learner's process had to be replaced.
+    """
+
+    def __init__(
+        self, run: RunConfig, folder: Path, console: Console, metrics: MetricsWriter, signals: StopSignals, local: bool
+    ) -> None:
+        self._run, self._folder, self._console, self._metrics, self._signals = run, folder, console, metrics, signals
+        self._local = local
+        self._checkpoints = folder / "checkpoints"
+        self._call: Callable[..., Any] = lambda method, *arguments: None
+        self._next_poll = 0.0
+        self._stop_asked_at: float | None = None
+        self._best = -math.inf
+        self.status: dict[str, Any] = {}
+        self.final: dict[str, Any] = {"eval_return_mean": None, "eval_return_std": None}
+        self.learner_restarts = 0
+
+    def watch(self, call: Callable[..., Any]) -> None:
+        """Begin to watch a learner; `call(method, *arguments)` reaches its `TrainingAgent`."""
+        self._call = call
+        self._signals.orderly = True
+
+    def poll(self) -> None:
+        """Look at the learner, unless it was looked at a moment ago."""
+        now = time.monotonic()
+        if now < self._next_poll:
+            return
+        if self._signals.received is not None:
+            self._ask_to_stop(now)
+        self._look()
+        self._next_poll = time.monotonic() + POLL_SECONDS
+
+    def _ask_to_stop(self, now: float) -> None:
+        if self._stop_asked_at is None:
+            self._stop_asked_at = now
+            self._console.message("stopping after this round, then saving; a second signal stops at once")
+            self._call("request_stop")
+        elif now - self._stop_asked_at > STOP_SECONDS:
+            self._call("save")
+            raise WaitTimeout(
+                f"runners did not stop in {STOP_SECONDS:.0f} s after a signal; a checkpoint was saved and they are ended"
+            )
+
+    def _look(self) -> None:
+        for event in self._call("drain"):
+            if event.kind == "metrics":
+                self._metrics.write(event.env_steps, event.content)
+                self._console.update(event.env_steps, event.content)
+            else:
+                begun = time.monotonic()
+                self._evaluate(Path(event.content), event.env_steps)
+                if self._local:
+                    self._call("note_pause", time.monotonic() - begun)
+        self.status = self._call("status")
+        row = {"charts/SPS": self.status["steps_per_second"], "charts/policy_lag_mean": self.status["policy_lag_mean"]}
+        if self.status["train_return_mean"] is not None:
+            row["charts/episodic_return"] = self.status["train_return_mean"]
+        self._console.update(self.status["env_steps"], row)
+
+    def finish(self) -> None:
+        """The runners are done: save, and take in what is left."""
+        self._call("save")
+        self._look()
+        self._signals.orderly = False
+
+    def _evaluate(self, path: Path, env_steps: int) -> tuple[float, float]:
+        run = self._run
+        policy = Policy(open_checkpoint(path))
+        returns = evaluate(policy, run.env, run.env_kwargs, run.eval_episodes, run.seed)
+        mean, std = float(returns.mean()), float(returns.std())
+        self._metrics.write(env_steps, {_EVAL: mean, "eval/return_std": std})
+        self._console.update(env_steps, {_EVAL: mean})
+        if mean >= self._best and path.exists():
+            self._best = mean
+            point_to(self._checkpoints, "best", path)
+        return mean, std
+
+    def evaluate_final(self) -> None:
+        """Evaluate the last checkpoint."""
+        path = (self._checkpoints / "last").resolve()
+        self._console.message(f"evaluating the final policy over {self._run.eval_episodes} episodes")
+        mean, std = self._evaluate(path, self.status["env_steps"])
+        self.final = {"eval_return_mean": mean, "eval_return_std": std, "eval_episodes": self._run.eval_episodes}
+
+    def learner_restarted(self, message: str, from_checkpoint: bool) -> None:
+        """The learner had to be replaced: say so, and forget what it had done since its last checkpoint."""
+        self.learner_restarts += 1
+        self._console.warning(message)
+        if from_checkpoint:
+            self.forget_after_checkpoint()
+        else:
+            self._metrics.truncate_after(-1)
+
+    def forget_after_checkpoint(self) -> None:
+        """Drop the metrics after the last checkpoint, since they will be measured again; remember the best evaluation."""
+        steps = open_checkpoint(self._folder, "last").manifest["env_steps"]
+        self._metrics.truncate_after(steps)
+        evaluations = read_metrics(self._folder).get(_EVAL, np.array([]))
+        self._best = float(np.max(evaluations[np.isfinite(evaluations)], initial=-math.inf))

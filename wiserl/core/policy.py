@@ -1,0 +1,77 @@
+"""A trained policy, opened for acting: no Ray, no env, no learner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wiserl.agent import algorithm_class
+from wiserl.core.algorithm import Algorithm
+from wiserl.core.batch import Array, Nested
+from wiserl.core.checkpoint import Checkpoint, open_checkpoint
+from wiserl.core.config import make_config
+from wiserl.env.spaces import ActionCodec, EnvSpec, check_observation, observation_zeros, write_observation
+from wiserl.util.errors import InputError
+
+
+class Policy:
+    """Chooses actions as the env takes them.
+
+    Attributes:
+        spec: the env's spaces and agents.
+        manifest: the checkpoint's manifest.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
+        self.manifest = checkpoint.manifest
+        self.spec = EnvSpec.from_json(self.manifest["spec"])
+        chosen = algorithm_class(self.manifest["algo"])
+        config = make_config(chosen.config_class, self.manifest["config"], self.manifest["algo"])
+        self._algorithm: Algorithm = chosen(spec=self.spec, config=config, seed=self.manifest["seed"])
+        try:
+            self._algorithm.policy.load_state_dict(checkpoint.weights())
+        except RuntimeError as error:
+            raise InputError(
+                f"checkpoint '{checkpoint.path}' does not hold a {self.manifest['algo']} network: {error}"
+            ) from None
+        self._algorithm.move_to(device)
+        self._codec = ActionCodec(self.spec.action_space)
+
+    def act(self, obs: Nested, deterministic: bool = True) -> Array:
+        """Policy-format actions `[E, A, ...]` for observations `[E, A, ...]`, as a `VectorEnv` takes them."""
+        return self._algorithm.choose_action(obs, deterministic)["action"]
+
+    def choose_action(self, obs: Any, deterministic: bool = True) -> Any:
+        """The env's action for one agent's observation, as the env returns it.
+
+        Raises:
+            InputError: the observation does not fit the space the policy was trained on.
+        """
+        try:
+            check_observation(self.spec.observation_space, obs, self.spec.agents[0])
+            buffers = observation_zeros(self.spec.observation_space, (1, 1))
+            write_observation(self.spec.observation_space, buffers, (0, 0), obs)
+        except (TypeError, ValueError, KeyError) as error:
+            raise InputError(f"observation does not fit {self.spec.observation_space}: {error}") from None
+        action = self._codec.to_env(self.act(buffers, deterministic))[0, 0]
+        return action.item() if np.ndim(action) == 0 else action
+
+    def reseed(self, *parts: int | str) -> None:
+        """Seed the generator that `deterministic=False` draws from."""
+        self._algorithm.reseed(*parts)
+
+
+def load(run_dir: str | Path, checkpoint: str = "last", device: str = "cpu") -> Policy:
+    """Open a policy from a run folder (or a checkpoint's own folder).
+
+    Args:
+        run_dir: as given to `train`.
+        checkpoint: `last`, `best`, or a number of env steps.
+        device: where the network lives.
+
+    Raises:
+        InputError: no such run or checkpoint, or it is corrupt.
+    """
+    return Policy(open_checkpoint(run_dir, checkpoint), device)

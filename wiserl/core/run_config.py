@@ -1,0 +1,193 @@
+"""The options of a run: where they come from (defaults, preset, file, flags), what they may be, what follows from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from wiserl.agent import algorithm_class
+from wiserl.core.config import Count, PositiveInt, convert, field_names, make_config
+from wiserl.env.make import EnvLike, env_id
+from wiserl.util.errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Options of a run. All counts of steps are env steps over all runners and envs."""
+
+    algo: str
+    env: Any  # EnvLike
+    total_steps: PositiveInt = 100_000
+    runners: PositiveInt = 1
+    envs: PositiveInt = 8  # per runner
+    vector: Literal["auto", "native", "inline", "process"] = "auto"
+    backend: Literal["auto", "local", "ray"] = "auto"  # auto: local for one runner, ray for more
+    device: str = "auto"  # of the learner: cpu, cuda, cuda:1; runners act on the CPU
+    sync: bool = True  # runners wait for every new set of weights
+    seed: Count = 0
+    run_dir: str | None = None  # default: runs/ALGO-ENV-sSEED
+    eval_every: Count = 0  # env steps; 0: at the end only
+    eval_episodes: PositiveInt = 20
+    checkpoint_every: Count = 0  # env steps; 0: five in a run
+    keep_checkpoints: PositiveInt = 3
+    save_replay: bool = (
+        True  # in the newest checkpoint; without it a resumed off-policy run starts with an empty replay
+    )
+    reset_at_checkpoint: bool = True  # sync: reset the envs there, so that a resumed run is exact
+    max_inflight: Count = 0  # async: fragments per runner that may be unanswered; 0: 1 on-policy, 2 off-policy
+    max_restarts: Count = 3  # of runners whose process died
+    learner_gpus: float = 0.0  # GPUs asked of Ray for the learner
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+RUN_OPTIONS = tuple(name for name in field_names(RunConfig) if name not in ("algo", "env", "env_kwargs"))
+
+
+@functools.cache
+def presets() -> dict[str, dict[str, dict[str, Any]]]:
+    """Tuned options by algorithm and env."""
+    text = resources.files("wiserl").joinpath("presets.yaml").read_text(encoding="utf-8")
+    loaded: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(text)
+    return loaded
+
+
+def read_config_file(path: str | Path) -> dict[str, Any]:
+    """Options from a YAML or JSON file: run options and hyper-parameters side by side, `env_kwargs` as a mapping.
+
+    Raises:
+        InputError: it does not exist or is no mapping.
+    """
+    path = Path(path)
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
+    except OSError as error:
+        raise InputError(f"config file '{path}' cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"config file '{path}' is neither YAML nor JSON: {' '.join(str(error).split())}") from None
+    if not isinstance(loaded, dict):
+        raise InputError(
+            f"config file '{path}' holds a {type(loaded).__name__}; expected a mapping of options to values"
+        )
+    return loaded
+
+
+def resolve(algo: str, env: EnvLike, options: Mapping[str, Any], use_preset: bool = True) -> tuple[RunConfig, Any]:
+    """Everything a run needs to know, from what was given: the run's options and the algorithm's configuration.
+
+    Args:
+        algo: name of an algorithm.
+        env: what `make_env` takes.
+        options: run options and hyper-parameters by name; `env.KEY` (or `env_kwargs`) goes to the env. None: not given.
+        use_preset: start from the preset of this algorithm and env, where there is one.
+
+    Raises:
+        InputError: an unknown algorithm or option, a value of the wrong type or out of range.
+    """
+    config_class = algorithm_class(algo).config_class
+    hyper_names = field_names(config_class)
+    preset = presets().get(algo, {}).get(env_id(env), {}) if use_preset else {}
+    run_values: dict[str, Any] = {"env_kwargs": {}}
+    hyper_values: dict[str, Any] = {}
+    for source in (preset, options):
+        for key, value in source.items():
+            if value is None and key in RUN_OPTIONS:
+                continue
+            if key == "env_kwargs":
+                run_values["env_kwargs"].update(value)
+            elif key.startswith("env."):
+                run_values["env_kwargs"][key[4:]] = yaml.safe_load(value) if isinstance(value, str) else value
+            elif key in hyper_names:
+                hyper_values[key] = value
+            elif key in RUN_OPTIONS:
+                run_values[key] = value
+            else:
+                names = [*hyper_names, *RUN_OPTIONS, "env.KEY"]
+                raise InputError(f"unknown option '{key}' for {algo}: {nearest(key, names)}")
+    config = make_config(config_class, hyper_values, algo)
+    run = make_config(RunConfig, {**run_values, "algo": algo, "env": env}, "train")
+    if run.device != "auto" and run.device.split(":")[0] not in ("cpu", "cuda"):
+        raise InputError(f"unknown device '{run.device}': expected auto, cpu, cuda or cuda:INDEX")
+    return run, config
+
+
+def backend_for(run: RunConfig) -> str:
+    """The backend of a run: what was asked; `auto` is WISERL_BACKEND, else local for one runner and Ray for more."""
+    import os
+
+    from wiserl.core.registry import resolve_backend
+
+    if run.backend == "auto" and "WISERL_BACKEND" not in os.environ and run.runners == 1:
+        return "local"
+    return resolve_backend(run.backend)
+
+
+def run_options_of(folder: Path, changes: Mapping[str, Any]) -> tuple[str, Any, dict[str, Any]]:
+    """Algorithm, env and options of a run folder, to resume it, with `changes` on top.
+
+    Raises:
+        InputError: no run there, or a change of algorithm, env, or of what its checkpoint depends on.
+    """
+    path = folder / "config.json"
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise InputError(f"'{folder}' is not a run folder: it has no config.json") from None
+    except ValueError as error:
+        raise InputError(f"'{path}' is corrupt: {error}") from None
+    options = {**saved["run"], **saved["hyperparameters"]}
+    algo, env = options.pop("algo"), options.pop("env")
+    for key, value in changes.items():
+        fixed = key in ("envs", "runners", "seed", "sync", "vector") and convert_like(
+            options.get(key), value
+        ) != options.get(key)
+        if value is not None and fixed:
+            raise InputError(
+                f"--resume with {key}={value}: the run in '{folder}' has {key}={options[key]}; train anew to change it"
+            )
+        if value is not None:
+            options[key] = value
+    options["run_dir"] = str(folder)
+    return algo, env, options
+
+
+def convert_like(example: Any, value: Any) -> Any:
+    """`value` as the type of `example`, for comparison."""
+    return convert(value, type(example), "value", "resume") if value is not None else value
+
+
+def with_defaults(run: RunConfig, steps_per_round: int, device_options: tuple[str, float]) -> RunConfig:
+    """Fill in what depends on the rest: how often to save, the learner's device and its GPUs on Ray."""
+    device, gpus = device_options
+    every = run.checkpoint_every or max(run.total_steps // 5, steps_per_round)
+    return dataclasses.replace(run, checkpoint_every=every, device=device, learner_gpus=gpus)
+
+
+def learner_device(run: RunConfig, backend: str) -> tuple[str, float]:
+    """The device the learner will use, and the GPUs to ask of Ray for it.
+
+    `auto` is a GPU where there is one: in this process, or on Ray if GPUs were asked for or a look at the machine shows one.
+    A GPU on Ray counts from 0 in the learner's process, whichever it is.
+
+    Raises:
+        InputError: a GPU was asked for and this process, which is to use it, has none.
+    """
+    import torch
+
+    if backend == "local":
+        if run.device.startswith("cuda") and not torch.cuda.is_available():
+            raise InputError(
+                f"device '{run.device}' was asked for, but PyTorch finds no GPU here; use --device cpu or auto"
+            )
+        return ("cuda" if torch.cuda.is_available() else "cpu") if run.device == "auto" else run.device, 0.0
+    wants = run.device.startswith("cuda") or (
+        run.device == "auto" and (run.learner_gpus > 0 or torch.cuda.is_available())
+    )
+    return ("cuda", run.learner_gpus or 1.0) if wants else ("cpu", 0.0)

@@ -1,0 +1,303 @@
+"""Training of a built-in algorithm, as an agent: what the learner does around `Algorithm.update`.
+
+It counts steps, drops what is too old, measures policy lag, cuts episodes at checkpoint boundaries, saves, and tells the
+driver. It goes through the same two verbs and the same transport as any user's agent.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wiserl.agent import algorithm_class
+from wiserl.core.agent import Agent
+from wiserl.core.batch import Array, Fragment, Nested, check_fragment, concat_fragments, count_env_steps, cut_episodes
+from wiserl.core.checkpoint import drop_replay, open_checkpoint, point_to, prune, save_checkpoint
+from wiserl.env.spaces import EnvSpec
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """What learner and replicas have to know. Steps are env steps over all envs."""
+
+    algo: str
+    spec: EnvSpec
+    config: Any  # an instance of the algorithm's config class
+    total_steps: int
+    runners: int
+    envs: int  # per runner
+    seed: int
+    device: str
+    run_dir: str
+    manifest: dict[str, Any]  # what every checkpoint's manifest says besides counters
+    checkpoint_every: int
+    eval_every: int  # 0: at the end only
+    keep_checkpoints: int
+    save_replay: bool
+    reset_at_checkpoint: bool
+    max_inflight: int
+    log_every: int
+    resume: bool
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something the driver is told: `metrics` (a row), or `evaluate` (a checkpoint's path)."""
+
+    kind: str
+    env_steps: int
+    content: Any
+
+
+class TrainingAgent(Agent):
+    """An algorithm under training. What it fires is the algorithm's weights and what runners need to know."""
+
+    ship_every = 1
+
+    def __init__(self, sync: bool = True, *, plan: TrainPlan) -> None:
+        super().__init__(sync)
+        self.plan = plan
+        self.algorithm = algorithm_class(plan.algo)(
+            sync,
+            spec=plan.spec,
+            config=plan.config,
+            seed=plan.seed,
+            num_streams=plan.runners * plan.envs,
+            total_steps=plan.total_steps,
+        )
+        self.max_inflight = plan.max_inflight  # type: ignore[misc]  # of this run, not of the class
+        self.stop = False
+        self.boundary = 0
+        self.version = 0
+
+    # ---- on a runner ----
+
+    def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
+        """The algorithm's own."""
+        return self.algorithm.choose_action(obs, deterministic)
+
+    def finish_fragment(self, fragment: Fragment) -> None:
+        """The algorithm's own."""
+        self.algorithm.finish_fragment(fragment)
+
+    def _update_model(self, params: Any) -> None:
+        self.algorithm._update_model(params["weights"])
+        self.algorithm.env_steps = params["env_steps"]
+        self.stop, self.boundary, self.version = params["stop"], params["boundary"], params["version"]
+
+    # ---- on the learner ----
+
+    def _start_learning(self) -> None:
+        plan = self.plan
+        self.algorithm.move_to(plan.device)
+        self.algorithm._start_learning()
+        self._checkpoints = Path(plan.run_dir) / "checkpoints"
+        self._events: list[Event] = []
+        self._sums: dict[str, list[float]] = {}
+        self._returns: deque[float] = deque(maxlen=100)
+        self._lengths: deque[int] = deque(maxlen=100)
+        self._episodes = 0
+        self._lag = [0, 0, 0]  # sum, count, max
+        self._row_lag = [0, 0, 0]
+        self._dropped = 0
+        self._clock: tuple[float, int] | None = None  # when the first round was done, and its env steps
+        self._paused = 0.0
+        self._last_round = time.monotonic()
+        self._first_update_at: float | None = None
+        self._saved_at = -1
+        self._exact_at = -1  # env steps of the last boundary: only there does a checkpoint continue bit for bit
+        if plan.resume:
+            self._load()
+        steps = self.algorithm.env_steps
+        self._next_log = steps + plan.log_every
+        self._next_checkpoint = _after(steps, plan.checkpoint_every)
+        self._next_eval = _after(steps, plan.eval_every) if plan.eval_every else None
+        self.stop = steps >= plan.total_steps
+
+    def _sync_model(self) -> None:
+        self.version += 1
+        known = {
+            "env_steps": self.algorithm.env_steps,
+            "stop": self.stop,
+            "boundary": self.boundary,
+            "version": self.version,
+        }
+        self._fire({"weights": self.algorithm.weights(), **known})
+
+    def update(self, fragment: Fragment) -> None:
+        """Learn from one fragment."""
+        self._update_round([[(fragment,)]])
+
+    def _update_round(self, shipments: Sequence[Sequence[tuple[Any, ...]]]) -> None:
+        fragments = [experience[0] for shipment in shipments for experience in shipment]
+        for fragment in fragments:
+            check_fragment(fragment)
+        fragments = [fragment for fragment in fragments if self._admit(fragment)]
+        if not fragments or self.algorithm.env_steps >= self.plan.total_steps:
+            return
+        algorithm = self.algorithm
+        steps = algorithm.env_steps + sum(map(count_env_steps, fragments))
+        at_end = steps >= self.plan.total_steps
+        boundary = (at_end or steps >= self._next_checkpoint) and self.sync and self.plan.reset_at_checkpoint
+        if boundary:
+            fragments = [dict(fragment) for fragment in fragments]
+            for fragment in fragments:
+                cut_episodes(fragment)
+        fragment = concat_fragments(fragments)
+        algorithm.env_steps = steps
+        self._note(fragment, algorithm.update(fragment))
+        self.stop = self.stop or at_end
+        if boundary:
+            self.boundary += 1
+            self._exact_at = steps
+        self._sync_model()
+        if at_end or steps >= self._next_checkpoint:
+            self._next_checkpoint = _after(steps, self.plan.checkpoint_every)
+            self.save()
+        if self._next_eval is not None and steps >= self._next_eval and not at_end:
+            self._next_eval = _after(steps, self.plan.eval_every)
+            self._events.append(Event("evaluate", steps, str(self._write(with_replay=False))))
+        if at_end or steps >= self._next_log:
+            self._next_log = steps + self.plan.log_every
+            self._events.append(Event("metrics", steps, self._row()))
+
+    def _admit(self, fragment: Fragment) -> bool:
+        """Whether a fragment is young enough to learn from; its lag is measured in any case."""
+        lag = self.version - int(fragment["version"].min())
+        limit = getattr(self.plan.config, "max_policy_lag", None)
+        if self.algorithm.on_policy and not self.sync and limit is not None and lag > limit:
+            self._dropped += 1
+            return False
+        for counter in (self._lag, self._row_lag):
+            counter[:] = [counter[0] + lag, counter[1] + 1, max(counter[2], lag)]
+        return True
+
+    def _note(self, fragment: Fragment, logs: dict[str, float]) -> None:
+        """Take in what a round gave to log."""
+        now = time.monotonic()
+        if self._clock is None:
+            self._clock = (now, self.algorithm.env_steps)
+        self._last_round = now
+        if self._first_update_at is None and self.algorithm.updates:
+            self._first_update_at = time.time()
+        for key, value in logs.items():
+            self._sums.setdefault(key, []).append(value)
+        returns = fragment.get("episode_return", ())
+        self._returns.extend(float(value) for value in returns)
+        self._lengths.extend(int(value) for value in fragment.get("episode_length", ()))
+        self._episodes += len(returns)
+
+    def _row(self) -> dict[str, float]:
+        """One row of metrics: means since the last one."""
+        row = {key: float(np.mean(values)) for key, values in self._sums.items()}
+        self._sums.clear()
+        if self._returns:
+            row["charts/episodic_return"] = float(np.mean(self._returns))
+            row["charts/episodic_length"] = float(np.mean(self._lengths))
+        row["charts/episodes"] = self._episodes
+        row["charts/SPS"] = self.steps_per_second()
+        row["charts/updates"] = self.algorithm.updates
+        total, count, largest = self._row_lag
+        row["charts/policy_lag_mean"], row["charts/policy_lag_max"] = total / max(count, 1), largest
+        row["charts/fragments_dropped"] = self._dropped
+        self._row_lag = [0, 0, 0]
+        return row
+
+    def steps_per_second(self) -> float:
+        """Env steps per second since the first round was done, evaluation left out (where it took this process's time)."""
+        if self._clock is None:
+            return 0.0
+        begun, steps = self._clock
+        return (self.algorithm.env_steps - steps) / max(self._last_round - begun - self._paused, 1e-9)
+
+    # ---- called by the driver ----
+
+    def drain(self) -> list[Event]:
+        """Events since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def status(self) -> dict[str, Any]:
+        """Counters and rates as they stand."""
+        total, count, largest = self._lag
+        return {
+            "env_steps": self.algorithm.env_steps,
+            "updates": self.algorithm.updates,
+            "episodes": self._episodes,
+            "steps_per_second": self.steps_per_second(),
+            "train_return_mean": float(np.mean(self._returns)) if self._returns else None,
+            "policy_lag_mean": total / max(count, 1),
+            "policy_lag_max": largest,
+            "fragments_dropped": self._dropped,
+            "first_update_at": self._first_update_at,
+        }
+
+    def note_pause(self, seconds: float) -> None:
+        """Leave this time out of the rate: evaluation, where it ran in this process."""
+        self._paused += seconds
+
+    def request_stop(self) -> None:
+        """End training after the next round."""
+        self.stop = True
+
+    def save(self) -> str:
+        """Write a checkpoint to resume from, unless the newest one is of this very step; returns its path."""
+        steps = self.algorithm.env_steps
+        if self._saved_at != steps:
+            before = (self._checkpoints / "last").resolve()
+            path = self._write(with_replay=self.plan.save_replay)
+            point_to(self._checkpoints, "last", path)
+            self._saved_at = steps
+            if before.is_dir() and before != path.resolve():
+                drop_replay(before)
+            prune(self._checkpoints, self.plan.keep_checkpoints)
+        return str(self._checkpoints / f"step_{steps}")
+
+    def _write(self, with_replay: bool) -> Path:
+        algorithm = self.algorithm
+        if self._saved_at == algorithm.env_steps:
+            return self._checkpoints / f"step_{algorithm.env_steps}"
+        counters = {"env_steps": algorithm.env_steps, "updates": algorithm.updates, "boundary": self.boundary}
+        counters["exact"] = self._exact_at == algorithm.env_steps
+        own = {
+            "rng": json.dumps(algorithm.rng.bit_generator.state),
+            "episodes": self._episodes,
+            "returns": list(self._returns),
+            "lengths": list(self._lengths),
+        }
+        state = {"algorithm": algorithm.learner_state(), "training": own}
+        replay = algorithm.replay_state() if with_replay else None
+        return save_checkpoint(
+            self._checkpoints, {**self.plan.manifest, **counters}, algorithm.policy.state_dict(), state, replay
+        )
+
+    def _load(self) -> None:
+        checkpoint = open_checkpoint(self.plan.run_dir, "last")
+        algorithm = self.algorithm
+        algorithm.policy.load_state_dict(checkpoint.weights())
+        state = checkpoint.state()
+        algorithm.load_learner_state(state["algorithm"])
+        replay = checkpoint.replay()
+        if replay is not None:
+            algorithm.load_replay_state(replay)
+        own = state["training"]
+        algorithm.rng.bit_generator.state = json.loads(own["rng"])
+        algorithm.env_steps, algorithm.updates = checkpoint.manifest["env_steps"], checkpoint.manifest["updates"]
+        # Away from a boundary the envs' episodes are lost: they start anew with seeds not used before.
+        self.boundary = checkpoint.manifest["boundary"] + (not checkpoint.manifest["exact"])
+        self._episodes = own["episodes"]
+        self._returns.extend(own["returns"])
+        self._lengths.extend(own["lengths"])
+        self._saved_at = algorithm.env_steps
+
+
+def _after(steps: int, every: int) -> int:
+    """The first multiple of `every` above `steps`."""
+    return (steps // every + 1) * every

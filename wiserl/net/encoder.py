@@ -1,0 +1,171 @@
+"""Encoders: from an observation of any supported space to a feature vector.
+
+Box vectors go through an MLP, images through a CNN, Discrete entries through a one-hot code; a Dict or Tuple has an encoder
+per entry, joined, and one more layer on top.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (the field's usual name)
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from wiserl.core.batch import Nested
+from wiserl.util.errors import InputError
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
+
+
+def mlp(sizes: Sequence[int], activation: str, activate_last: bool = True) -> nn.Sequential:
+    """Linear layers of the given sizes (the first is the input) with an activation after each; without it after the last
+    where `activate_last` is False."""
+    layers: list[nn.Module] = []
+    for i, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        layers.append(nn.Linear(inputs, outputs))
+        if activate_last or i < len(sizes) - 2:
+            layers.append(ACTIVATIONS[activation]())
+    return nn.Sequential(*layers)
+
+
+def orthogonal_(module: nn.Module, gain: float = math.sqrt(2)) -> None:
+    """Orthogonal weights and zero biases for every linear and convolutional layer (Saxe et al. 2014)."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            nn.init.orthogonal_(layer.weight, gain)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def is_image(space: spaces.Space[object]) -> bool:
+    """Whether a space is a Box of three axes, one of them (first or last) the channels."""
+    return isinstance(space, spaces.Box) and len(space.shape) == 3
+
+
+class NatureCNN(nn.Module):
+    """The convolutions of Mnih et al. 2015 and a linear layer to 512 features; uint8 pixels are divided by 255.
+
+    Images below 36 pixels get 3×3 convolutions of stride 2 instead, below 8 none: every size works.
+    Channels are the smaller of the first and last axis. Input `[N, C, H, W]` or `[N, H, W, C]`.
+    """
+
+    def __init__(self, space: spaces.Box, features: int = 512) -> None:
+        super().__init__()
+        self.channels_last = space.shape[2] < space.shape[0]
+        self.scale = 1.0 / 255.0 if space.dtype is not None and space.dtype.kind == "u" else 1.0
+        channels, height, width = (space.shape[2], *space.shape[:2]) if self.channels_last else space.shape
+        side = min(height, width)
+        if side >= 36:
+            layers = [(32, 8, 4), (64, 4, 2), (64, 3, 1)]
+        elif side >= 8:
+            layers = [(32, 3, 2), (64, 3, 2)]
+        else:
+            layers = []
+        modules: list[nn.Module] = []
+        for outputs, kernel, stride in layers:
+            modules += [nn.Conv2d(channels, outputs, kernel, stride), nn.ReLU()]
+            channels = outputs
+        self.convolutions = nn.Sequential(*modules, nn.Flatten())
+        with torch.no_grad():
+            flat = self.convolutions(
+                torch.zeros(1, *self._channels_first(torch.zeros(1, *space.shape)).shape[1:])
+            ).shape[1]
+        self.head = nn.Sequential(nn.Linear(flat, features), nn.ReLU())
+        self.size = features
+
+    def _channels_first(self, image: Tensor) -> Tensor:
+        return image.permute(0, 3, 1, 2) if self.channels_last else image
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Features `[N, features]`."""
+        features: Tensor = self.head(self.convolutions(self._channels_first(image).float() * self.scale))
+        return features
+
+
+class _OneHot(nn.Module):
+    """One-hot codes of Discrete (`[N]`) and MultiDiscrete (`[N, k]`) entries, side by side."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.sizes = list(sizes)
+        self.size = sum(self.sizes)
+
+    def forward(self, index: Tensor) -> Tensor:
+        columns = (index.flatten(1) if index.ndim > 1 else index.unsqueeze(1)).unbind(1)
+        return torch.cat(
+            [F.one_hot(column.long(), size) for column, size in zip(columns, self.sizes, strict=True)], 1
+        ).float()
+
+
+class _Flat(nn.Module):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, value: Tensor) -> Tensor:
+        return value.flatten(1).float() if value.ndim > 1 else value.unsqueeze(1).float()
+
+
+def _entry(space: spaces.Space[object]) -> nn.Module:
+    if isinstance(space, spaces.Box):
+        return NatureCNN(space) if is_image(space) else _Flat(int(math.prod(space.shape)))
+    if isinstance(space, spaces.Discrete):
+        return _OneHot([int(space.n)])
+    if isinstance(space, spaces.MultiDiscrete):
+        return _OneHot([int(n) for n in space.nvec.reshape(-1)])
+    if isinstance(space, spaces.MultiBinary):
+        return _Flat(int(math.prod(space.shape)))
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        return _Join(space)
+    raise InputError(
+        f"observation space {type(space).__name__} is not supported; supported: Box, Discrete, MultiDiscrete, MultiBinary, "
+        "Dict and Tuple of these. Wrap the env with a gymnasium ObservationWrapper"
+    )
+
+
+class _Join(nn.Module):
+    """An encoder per entry of a Dict or Tuple, their features side by side."""
+
+    def __init__(self, space: spaces.Dict | spaces.Tuple) -> None:
+        super().__init__()
+        entries = (
+            space.spaces.items()
+            if isinstance(space, spaces.Dict)
+            else ((str(i), s) for i, s in enumerate(space.spaces))
+        )
+        self.entries = nn.ModuleDict({str(key): _entry(entry) for key, entry in entries})
+        self.size = sum(int(entry.size) for entry in self.entries.values())  # type: ignore[arg-type]
+
+    def forward(self, obs: dict[str, Nested]) -> Tensor:
+        return torch.cat([entry(obs[key]) for key, entry in self.entries.items()], 1)
+
+
+class Encoder(nn.Module):
+    """Features of an observation. `size` is their number.
+
+    Args:
+        space: observation space of one agent.
+        hidden_sizes: widths of the MLP on top of flat entries; an image alone has none (its CNN ends in 512 features).
+        activation: a key of `ACTIVATIONS`.
+    """
+
+    def __init__(self, space: spaces.Space[object], hidden_sizes: Sequence[int], activation: str) -> None:
+        super().__init__()
+        self.entry = _entry(space)
+        flat = int(self.entry.size)  # type: ignore[arg-type]
+        self.mlp = nn.Sequential() if is_image(space) else mlp([flat, *hidden_sizes], activation)
+        self.size = flat if is_image(space) else [flat, *hidden_sizes][-1]
+
+    def forward(self, obs: Nested) -> Tensor:
+        """`[N, size]` from an observation with leading axis N."""
+        features: Tensor = self.mlp(self.entry(obs))
+        return features

@@ -1,0 +1,66 @@
+"""Parameters in one contiguous tensor: one optimiser kernel, one norm, one target update, whatever the network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def flatten_parameters(module: nn.Module) -> nn.Parameter:
+    """Make all parameters of `module` views into one flat parameter, which is returned. The module is on its device."""
+    parameters = list(module.parameters())
+    if len({(parameter.dtype, parameter.device) for parameter in parameters}) != 1:
+        raise ValueError("flatten_parameters needs parameters of one dtype on one device")
+    flat = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
+    for parameter, view in zip(parameters, _views(flat, parameters), strict=True):
+        parameter.data = view
+    return nn.Parameter(flat)
+
+
+def _views(flat: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
+    parts = flat.split([parameter.numel() for parameter in parameters])
+    return [part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True)]
+
+
+class FlatAdam:
+    """Adam on the flattened parameters of a module, with the gradient's norm clipped.
+
+    Args:
+        module: what the loss is computed with.
+        flat: its `flatten_parameters`.
+        learning_rate: step size.
+        eps: Adam's epsilon.
+        max_grad_norm: bound on the gradient's L2 norm; infinity: none.
+    """
+
+    def __init__(self, module: nn.Module, flat: nn.Parameter, learning_rate: float, eps: float = 1e-8,
+                 max_grad_norm: float = float("inf")) -> None:  # fmt: skip
+        self.flat = flat
+        self.max_grad_norm = max_grad_norm
+        self.flat.grad = torch.zeros_like(flat)
+        parameters = list(module.parameters())
+        for parameter, view in zip(parameters, _views(self.flat.grad, parameters), strict=True):
+            parameter.grad = view  # backward adds into the flat gradient
+        self._optimizer = torch.optim.Adam([self.flat], lr=learning_rate, eps=eps, fused=True)
+
+    def step(self, loss: Tensor, learning_rate: float) -> None:
+        """One update by the gradient of `loss`."""
+        gradient = self.flat.grad
+        assert gradient is not None
+        gradient.zero_()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.max_grad_norm != float("inf"):
+            norm = torch.linalg.vector_norm(gradient)
+            gradient.mul_((self.max_grad_norm / (norm + 1e-6)).clamp_(max=1.0))
+        self._optimizer.param_groups[0]["lr"] = learning_rate
+        self._optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimiser's state, tensors and plain values."""
+        return self._optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take a saved state in."""
+        self._optimizer.load_state_dict(state)

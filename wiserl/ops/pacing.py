@@ -1,0 +1,16 @@
+"""How many updates experience pays for: the replay ratio, independent of how fast anything runs."""
+
+from __future__ import annotations
+
+
+def updates_due(env_steps: int, updates: int, learning_starts: int, train_freq: int, gradient_steps: int) -> int:
+    """Updates to do now, so that `gradient_steps` have been done for each `train_freq` env steps since `learning_starts`.
+
+    Args:
+        env_steps: env steps learned from so far, over all runners.
+        updates: updates done so far.
+        learning_starts: env steps before the first update.
+        train_freq: env steps over all envs, not steps of the vector of envs.
+        gradient_steps: updates per `train_freq` env steps.
+    """
+    return max((env_steps - learning_starts) // train_freq * gradient_steps - updates, 0)

@@ -1,0 +1,94 @@
+"""Estimators of returns and advantages: pure functions of arrays `[T, ...]`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from wiserl.core.batch import Array, Fragment
+
+
+def gae(
+    reward: Array, value: Array, next_value: Array, terminated: Array, truncated: Array, gamma: float, gae_lambda: float
+) -> Array:
+    """Generalised advantage estimation (Schulman et al. 2016, equation 16).
+
+    Args:
+        reward: `[T, ...]` float32.
+        value: `[T, ...]` V of the observation at t.
+        next_value: `[T, ...]` V of the observation that followed t in the same episode: where an episode ended at t, that is
+            the true final observation, not the first of the next episode.
+        terminated: `[T, ...]` bool; cuts the bootstrap.
+        truncated: `[T, ...]` bool; ends the sum but keeps the bootstrap.
+        gamma: discount per step.
+        gae_lambda: weight of longer sums, 0 to 1.
+
+    Returns:
+        Advantages `[T, ...]` float32.
+    """
+    delta = reward + gamma * next_value * ~terminated - value
+    decay = (gamma * gae_lambda * ~(terminated | truncated)).astype(np.float32)
+    advantage = np.empty_like(delta, dtype=np.float32)
+    running = np.zeros(reward.shape[1:], np.float32)
+    for t in range(len(reward) - 1, -1, -1):
+        running = delta[t] + decay[t] * running
+        advantage[t] = running
+    return advantage
+
+
+def next_values(fragment: Fragment, value: Array, last_value: Array, final_value: Array) -> Array:
+    """V of what followed each step, `[T, E, A]`: the next row's, `last_value [E, A]` after the last row, and
+    `final_value [K, A]` where an episode ended."""
+    following = np.concatenate([value[1:], last_value[None]])
+    ended = fragment["terminated"] | fragment["truncated"]
+    steps, envs = fragment["final_at"][:, 0], fragment["final_at"][:, 1]
+    here = ended[steps, envs]
+    following[steps, envs] = np.where(here, final_value, following[steps, envs])
+    return following
+
+
+class ReturnScale:
+    """Running standard deviation of discounted returns, to scale rewards by (the VecNormalize of OpenAI baselines).
+
+    State: one running return per stream and agent, and the moments of all of them.
+    """
+
+    def __init__(self, num_streams: int, num_agents: int, gamma: float) -> None:
+        self.gamma = gamma
+        self.running = np.zeros((num_streams, num_agents), np.float64)
+        self.mean, self.var, self.count = 0.0, 1.0, 1e-4
+
+    def scale(self, fragment: Fragment) -> Array:
+        """Take the fragment's rewards in; returns them divided by the new standard deviation, clipped to ±10, `[T, E, A]`."""
+        reward = fragment["reward"]
+        ended = fragment["terminated"] | fragment["truncated"]
+        running = self.running[fragment["stream"]] * ~fragment["fresh"][:, None]
+        returns = np.empty(reward.shape, np.float64)
+        for t in range(len(reward)):
+            running = running * self.gamma + reward[t]
+            returns[t] = running
+            running = running * ~ended[t]
+        self.running[fragment["stream"]] = running
+        self.mean, self.var, self.count = merge_moments(
+            self.mean, self.var, self.count, float(returns.mean()), float(returns.var()), returns.size
+        )
+        scaled: Array = np.clip(reward / np.float32(np.sqrt(self.var + 1e-8)), -10.0, 10.0)
+        return scaled
+
+    def state_dict(self) -> dict[str, object]:
+        """JSON-able state."""
+        return {"running": self.running.tolist(), "mean": self.mean, "var": self.var, "count": self.count}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Take a saved state in."""
+        self.running = np.array(state["running"], np.float64).reshape(self.running.shape)
+        self.mean, self.var, self.count = (float(state[key]) for key in ("mean", "var", "count"))  # type: ignore[arg-type]
+
+
+def merge_moments(
+    mean: float, var: float, count: float, new_mean: float, new_var: float, new_count: float
+) -> tuple[float, float, float]:
+    """Mean, variance and count of two samples together (Chan et al. 1979, equation 2.1)."""
+    total = count + new_count
+    delta = new_mean - mean
+    merged = var * count + new_var * new_count + delta**2 * count * new_count / total
+    return mean + delta * new_count / total, merged / total, total

@@ -1,0 +1,54 @@
+"""The errors wiserl raises on purpose. Each message says what was given, what was expected and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class WiserlError(Exception):
+    """Base of all errors that wiserl raises on purpose."""
+
+
+class InputError(WiserlError):
+    """Something the user wrote is wrong: a name, a value, a path. The command line exits with 2 and prints one line."""
+
+
+class EnvError(WiserlError):
+    """An env broke its contract while running (a NaN observation, say). The command line exits with 1."""
+
+
+class WaitTimeout(WiserlError):
+    """Something that was waited for did not come; the message says what, how long, and what to do."""
+
+
+class PlacementError(WiserlError):
+    """The cluster has no room for an actor; the message says what was asked and what exists."""
+
+
+class ActorLost(WiserlError):
+    """A process that training needs has died: a learner, an env's worker, or a runner that used up its restarts."""
+
+
+class LearnerLost(ActorLost):
+    """The learner's process has died."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to stop by a signal, and has saved. `signum` is the signal's number."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+def nearest(given: str, valid: Iterable[str]) -> str:
+    """The tail of a message about an unknown name: the closest valid one, then all of them.
+
+    >>> nearest("ppoo", ["dqn", "ppo"])
+    "did you mean 'ppo'? Valid: dqn, ppo"
+    """
+    names = sorted(valid)
+    close = difflib.get_close_matches(given, names, n=1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"{hint}Valid: {', '.join(names)}"
