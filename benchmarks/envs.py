@@ -30,4 +30,4 @@ class SleepyEnv(gym.Env[Any, Any]):
         """Wait 5 ms; the episode is truncated after 100 steps."""
         time.sleep(STEP_SECONDS)
         self._steps += 1
-        return np.zeros(4, np.float32), 1.0, False, self._steps >= 16, {}
+        return np.zeros(4, np.float32), 1.0, False, self._steps >= 100, {}

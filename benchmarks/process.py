@@ -75,8 +75,7 @@ def run_command(command: Sequence[str], timeout: float) -> dict[str, Any]:
         try:
             stdout, _ = process.communicate(timeout=timeout)
         except BaseException as error:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            _stop(process)
             if isinstance(error, subprocess.TimeoutExpired):
                 raise CaseFailed(f"{shown}: not finished after {timeout:.0f} s, killed") from None
             raise
@@ -84,6 +83,21 @@ def run_command(command: Sequence[str], timeout: float) -> dict[str, Any]:
         if process.returncode != 0:
             raise CaseFailed(f"{shown}: exit code {process.returncode}\n{stderr.read()[-4000:]}")
     return last_json(stdout)
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """End a process that leads a group: it may end what it started itself, then the group is killed."""
+    process.terminate()
+    try:
+        process.wait(15)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def exit_on_terminate() -> None:
+    """Make SIGTERM end this process the way Ctrl-C does, so that a measured process does not outlive it."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def measure(case: str, timeout: float = 1800, **arguments: Any) -> dict[str, Any]:
@@ -102,6 +116,7 @@ def since_start() -> float:
 
 def main(case: str, arguments: str) -> None:
     """Entry of a measured process: prints the function's report as the last line of stdout."""
+    exit_on_terminate()
     module, _, function = case.partition(":")
     report = getattr(importlib.import_module(f"benchmarks.{module}"), function)(**json.loads(arguments))
     print("\n" + json.dumps(report), flush=True)

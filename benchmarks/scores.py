@@ -22,7 +22,7 @@ import click
 import msgspec
 from rich.console import Console
 
-from benchmarks.process import ROOT, CaseFailed, run_command, wiserl_command
+from benchmarks.process import ROOT, CaseFailed, exit_on_terminate, run_command, wiserl_command
 from benchmarks.report import number, versions
 
 TABLE = Path(__file__).resolve().parent / "scores_table.yaml"
@@ -269,6 +269,7 @@ def main(names: tuple[str, ...], backend: str | None, seeds: str | None, show_ta
         chosen = None if seeds is None else parse_seeds(seeds)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+    exit_on_terminate()
     console = Console(stderr=True)
     runs = pending(cells, read_rows(), chosen, backend)
     console.print(f"{len(runs)} runs to do, the others have their row in {RESULTS}")

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.groups import GROUPS, Group
-from benchmarks.process import CaseFailed, measure
+from benchmarks.process import CaseFailed, exit_on_terminate, measure
 from benchmarks.report import judge, machine, markdown, rich_promises, rich_table, versions
 from benchmarks.settings import PROMISES
 
@@ -89,6 +89,7 @@ def store(folder: Path, results: dict[str, Any]) -> None:
 @click.option("--quick", is_flag=True, help="One short repetition of each, to see that it works; nothing is written.")
 def main(only: tuple[str, ...], quick: bool) -> None:
     """Measure, print, store; exit code 1 if a case failed."""
+    exit_on_terminate()
     console = Console(stderr=True)
     chosen = {name: group for name, group in GROUPS.items() if not only or name in only}
     results: dict[str, Any] = {}

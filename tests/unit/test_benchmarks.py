@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from benchmarks import ingest, memory, report, scores, speed
 from benchmarks.groups import GROUPS, Case, Group
-from benchmarks.process import CaseFailed, measure, run_command
+from benchmarks.process import ROOT, CaseFailed, measure, run_command
 from benchmarks.settings import PROMISES, Promise
 from wiserl.core.batch import check_fragment
 
@@ -142,6 +146,24 @@ def test_failed_process_is_told_with_its_stderr() -> None:
         run_command([sys.executable, "-c", "print('hello')"], timeout=30)
     with pytest.raises(CaseFailed, match="not finished after"):
         run_command([sys.executable, "-c", "import time; time.sleep(60)"], timeout=0.5)
+
+
+def test_measured_process_does_not_outlive_the_one_that_was_terminated() -> None:
+    case = "import time; time.sleep(60)"
+    code = (
+        "import sys; from benchmarks import process; process.exit_on_terminate(); print('ready', flush=True); "
+        f"process.run_command([sys.executable, '-c', {case!r}], 60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "ready\n"
+    deadline = time.monotonic() + 20
+    while not (children := psutil.Process(parent.pid).children()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    parent.terminate()
+    assert parent.wait(20) == 128 + signal.SIGTERM
+    assert len(children) == 1
+    assert not children[0].is_running()
 
 
 CELL = scores.Cell("cell", "ppo", "CartPole-v1", 1000, threshold=475, seeds=3, passes=2)

@@ -137,6 +137,12 @@ def test_a_kind_of_problem_is_listed_once():
     assert len(check_env(env)) == 1
 
 
+def test_a_nan_is_not_blamed_on_the_seed():
+    assert [problem.what for problem in check_env("tests.envs:nan_env")] == [
+        "observation of step() has nan at index [1]"
+    ]
+
+
 def test_an_env_that_cannot_be_made_is_an_input_error():
     with pytest.raises(InputError, match="not known"):
         check_env("NoSuchEnv-v0")

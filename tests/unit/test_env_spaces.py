@@ -147,6 +147,10 @@ def test_box_actions_pass_as_they_are_where_a_bound_is_infinite():
     assert ActionCodec(HALF_OPEN).to_env(actions).tolist() == [[1, 700], [1, 0]]
 
 
+def test_a_box_of_one_point_goes_back_to_zero():
+    assert ActionCodec(spaces.Box(1.0, 1.0, (1,))).from_env(np.array([1.0])).tolist() == [0.0]
+
+
 def test_integer_boxes_get_rounded_actions():
     env_actions = action_to_env(spaces.Box(-3, 4, (1,), np.int32), np.array([[-1], [0.1], [1]], np.float32))
     assert env_actions.dtype == np.int32

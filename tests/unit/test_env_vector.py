@@ -251,14 +251,14 @@ def test_native_next_step_resets_are_rows_that_are_not_alive():
 
 
 class FakeNative(GymVectorEnv):
-    """Counts its steps; each env ends every third step, with 10 * step as its final observation."""
+    """Counts its steps; each env ends every `period` steps, with 10 * step as its final observation."""
 
-    def __init__(self, num_envs, mode=AutoresetMode.SAME_STEP, with_final=True, **kwargs):
+    def __init__(self, num_envs, mode=AutoresetMode.SAME_STEP, with_final=True, period=3, **kwargs):
         self.metadata = {"autoreset_mode": mode}
         self.num_envs = num_envs
         self.single_observation_space = spaces.Box(-1, 1000, (1,), np.float64)
         self.single_action_space = spaces.Discrete(2)
-        self._with_final = with_final
+        self._with_final, self._period = with_final, period
 
     def reset(self, *, seed=None, options=None):
         self._step = 0
@@ -266,7 +266,7 @@ class FakeNative(GymVectorEnv):
 
     def step(self, actions):
         self._step += 1
-        ends = (self._step + np.arange(self.num_envs)) % 3 == 0
+        ends = (self._step + np.arange(self.num_envs)) % self._period == 0
         obs = np.where(ends, 0, self._step)[:, None].astype(np.float64)
         final = np.full(self.num_envs, None, object)
         for index in np.nonzero(ends)[0]:
@@ -295,6 +295,24 @@ def test_native_same_step_resets_keep_the_true_final_observation(fake_native):
         assert step.terminated[:, 0].tolist() == [False, False, True]
         assert not step.truncated.any()
         assert step.alive is None
+
+
+def test_what_a_native_env_says_of_its_reset_steps_is_not_passed_on(fake_native):
+    """It claims a reward and an end in every step, also in those in which it only resets."""
+    with NativeVector(fake_native, {"mode": AutoresetMode.NEXT_STEP, "period": 1}, 2) as vector:
+        actions = np.zeros((2, 1), np.int64)
+        for _ in range(2):
+            _, alive = vector.reset([0, 0])
+            assert alive.all()
+            first = vector.step(actions)
+            assert first.terminated.all()
+            assert first.reward.all()
+            assert not first.alive.any()
+            second = vector.step(actions)
+            assert second.final_envs == []
+            assert not np.any([second.terminated, second.truncated, second.reward != 0])
+            assert second.alive.all()
+            assert vector.step(actions).terminated.all()
 
 
 def test_a_native_env_that_does_not_reset_by_itself_is_refused(fake_native):

@@ -85,7 +85,7 @@ class Algorithm(Agent):
     def update(self, fragment: Fragment) -> dict[str, float]:
         """Learn from the fragments of one round (joined along E); returns means to log."""
 
-    def finish_fragment(self, fragment: Fragment) -> None:  # noqa: B027  (an optional hook)
+    def finish_fragment(self, fragment: Fragment) -> None:
         """Complete a fragment on the runner, before it is shipped: what is cheaper for all steps at once."""
 
     def reseed(self, *parts: int | str) -> None:
@@ -101,14 +101,14 @@ class Algorithm(Agent):
         """What a checkpoint keeps besides the policy: tensors and plain values, by name."""
         return {}
 
-    def load_learner_state(self, state: dict[str, Any]) -> None:  # noqa: B027  (nothing to load by default)
+    def load_learner_state(self, state: dict[str, Any]) -> None:
         """Take in what `learner_state` gave."""
 
     def replay_state(self) -> dict[str, Any] | None:
         """State of the replay buffer (arrays and plain values), or None for an algorithm without one."""
         return None
 
-    def load_replay_state(self, state: dict[str, Any]) -> None:  # noqa: B027  (see above)
+    def load_replay_state(self, state: dict[str, Any]) -> None:
         """Take in what `replay_state` gave."""
 
     def _sync_model(self) -> None:

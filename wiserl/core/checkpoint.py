@@ -55,7 +55,7 @@ class Checkpoint:
         path = self.path / _REPLAY
         if _REPLAY not in self.manifest["files"]:
             return None
-        with safetensors.safe_open(path, framework="numpy") as file:  # type: ignore[no-untyped-call]
+        with safetensors.safe_open(path, framework="numpy") as file:
             plain = json.loads(file.metadata()["plain"])
         return {**safetensors.numpy.load_file(path), **plain}
 

@@ -9,9 +9,10 @@ import dataclasses
 import functools
 import typing
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
+import yaml
 from msgspec import Meta
 
 from wiserl.util.errors import InputError, nearest
@@ -47,7 +48,7 @@ def make_config(config_class: type[ConfigT], values: Mapping[str, Any], what: st
     Raises:
         InputError: an unknown key (with the nearest name), a value of the wrong type or out of range.
     """
-    types = _field_types(config_class)
+    types = _field_types(cast(Any, config_class))
     converted = {}
     for key, value in values.items():
         if key not in types:
@@ -82,6 +83,15 @@ def _parse(text: str, expected: Any) -> Any:
     if expected is int or int in choices:
         return text.replace("_", "")
     return text
+
+
+def parse_value(text: str) -> Any:
+    """A value from the command line that has no declared type: a number, boolean, list or text, as YAML reads it."""
+    # YAML 1.1 takes 1e-3 (without a dot) for text.
+    try:
+        return float(text) if "e" in text.lower() else yaml.safe_load(text)
+    except ValueError:
+        return yaml.safe_load(text)
 
 
 def to_plain(config: Any) -> dict[str, Any]:

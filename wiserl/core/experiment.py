@@ -1,5 +1,6 @@
 """A training run, from its options to its summary. `Experiment._wire` is the whole data path; its diagram is in
-`docs/architecture.md`."""
+`docs/architecture.md`.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Policy:
         self.manifest = checkpoint.manifest
         self.spec = EnvSpec.from_json(self.manifest["spec"])
         chosen = algorithm_class(self.manifest["algo"])
-        config = make_config(chosen.config_class, self.manifest["config"], self.manifest["algo"])
+        config: Any = make_config(chosen.config_class, self.manifest["config"], self.manifest["algo"])
         self._algorithm: Algorithm = chosen(spec=self.spec, config=config, seed=self.manifest["seed"])
         try:
             self._algorithm.policy.load_state_dict(checkpoint.weights())

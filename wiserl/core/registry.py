@@ -148,6 +148,6 @@ class WiseRL:
             self._backend.close()
             self._backend = None
 
-    getAgent = get_agent
-    makeRunner = make_runner
-    startAllRunner = start_all_runners
+    getAgent = get_agent  # noqa: N815
+    makeRunner = make_runner  # noqa: N815
+    startAllRunner = start_all_runners  # noqa: N815

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from wiserl.agent import algorithm_class
-from wiserl.core.config import Count, PositiveInt, convert, field_names, make_config
+from wiserl.core.config import Count, PositiveInt, convert, field_names, make_config, parse_value
 from wiserl.env.make import EnvLike, env_id
 from wiserl.util.errors import InputError, nearest
 
@@ -103,7 +103,7 @@ def resolve(algo: str, env: EnvLike, options: Mapping[str, Any], use_preset: boo
             if key == "env_kwargs":
                 run_values["env_kwargs"].update(value)
             elif key.startswith("env."):
-                run_values["env_kwargs"][key[4:]] = yaml.safe_load(value) if isinstance(value, str) else value
+                run_values["env_kwargs"][key[4:]] = parse_value(value) if isinstance(value, str) else value
             elif key in hyper_names:
                 hyper_values[key] = value
             elif key in RUN_OPTIONS:
@@ -111,7 +111,7 @@ def resolve(algo: str, env: EnvLike, options: Mapping[str, Any], use_preset: boo
             else:
                 names = [*hyper_names, *RUN_OPTIONS, "env.KEY"]
                 raise InputError(f"unknown option '{key}' for {algo}: {nearest(key, names)}")
-    config = make_config(config_class, hyper_values, algo)
+    config: Any = make_config(config_class, hyper_values, algo)
     run = make_config(RunConfig, {**run_values, "algo": algo, "env": env}, "train")
     if run.device != "auto" and run.device.split(":")[0] not in ("cpu", "cuda"):
         raise InputError(f"unknown device '{run.device}': expected auto, cpu, cuda or cuda:INDEX")

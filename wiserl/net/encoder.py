@@ -6,6 +6,7 @@ per entry, joined, and one more layer on top.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -28,9 +29,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 def mlp(sizes: Sequence[int], activation: str, activate_last: bool = True) -> nn.Sequential:
     """Linear layers of the given sizes (the first is the input) with an activation after each; without it after the last
-    where `activate_last` is False."""
+    where `activate_last` is False.
+    """
     layers: list[nn.Module] = []
-    for i, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
         layers.append(nn.Linear(inputs, outputs))
         if activate_last or i < len(sizes) - 2:
             layers.append(ACTIVATIONS[activation]())
@@ -143,7 +145,7 @@ class _Join(nn.Module):
             else ((str(i), s) for i, s in enumerate(space.spaces))
         )
         self.entries = nn.ModuleDict({str(key): _entry(entry) for key, entry in entries})
-        self.size = sum(int(entry.size) for entry in self.entries.values())  # type: ignore[arg-type]
+        self.size = sum(int(entry.size) for entry in self.entries.values())  # type: ignore[arg-type,misc]
 
     def forward(self, obs: dict[str, Nested]) -> Tensor:
         return torch.cat([entry(obs[key]) for key, entry in self.entries.items()], 1)

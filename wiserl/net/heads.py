@@ -85,11 +85,11 @@ class MultiCategorical(ActionHead):
         return np.stack([logits.argmax(-1) for logits in self._split(outputs)], -1)
 
     def log_prob(self, outputs: Tensor, action: Tensor) -> Tensor:
-        logits = outputs.split(self.sizes, -1)
+        logits = torch.split(outputs, self.sizes, -1)
         return torch.stack([part.log_prob(logits[i], action[:, i]) for i, part in enumerate(self.parts)]).sum(0)
 
     def entropy(self, outputs: Tensor) -> Tensor:
-        logits = outputs.split(self.sizes, -1)
+        logits = torch.split(outputs, self.sizes, -1)
         return torch.stack([part.entropy(logits[i]) for i, part in enumerate(self.parts)]).sum(0)
 
 
@@ -130,12 +130,13 @@ class DiagonalGaussian(ActionHead):
         return outputs[..., : self.size].reshape(*outputs.shape[:-1], *self.shape)
 
     def log_prob(self, outputs: Tensor, action: Tensor) -> Tensor:
-        mean, log_std = outputs.split(self.size, -1)
+        mean, log_std = outputs.chunk(2, -1)
         z = (action.reshape(len(action), -1) - mean) * torch.exp(-log_std)
         return -(0.5 * z * z + log_std).sum(-1) - 0.5 * _LOG_2PI * self.size
 
     def entropy(self, outputs: Tensor) -> Tensor:
-        return outputs[..., self.size :].sum(-1) + 0.5 * (1 + _LOG_2PI) * self.size
+        log_std: Tensor = outputs[..., self.size :]
+        return log_std.sum(-1) + 0.5 * (1 + _LOG_2PI) * self.size
 
 
 def make_head(space: spaces.Space[object], algorithm: str) -> ActionHead:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
@@ -15,16 +18,20 @@ class ObservationNormalizer(nn.Module):
     Images (uint8) and discrete entries pass unchanged. Moments are kept in float64 and merged as in Chan et al. 1979.
     """
 
-    def __init__(self, space: spaces.Space[object]) -> None:
+    mean: Tensor
+    var: Tensor
+    count: Tensor
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
         super().__init__()
         self.entries = nn.ModuleDict()
-        self.mean: Tensor | None = None
+        self.is_float = isinstance(space, spaces.Box) and np.dtype(space.dtype).kind == "f"
         if isinstance(space, spaces.Dict):
             self.entries = nn.ModuleDict({key: ObservationNormalizer(entry) for key, entry in space.spaces.items()})
         elif isinstance(space, spaces.Tuple):
             self.entries = nn.ModuleDict({str(i): ObservationNormalizer(entry) for i, entry in enumerate(space.spaces)})
-        elif isinstance(space, spaces.Box) and space.dtype is not None and space.dtype.kind == "f":
-            del self.mean
+        elif self.is_float:
+            assert space.shape is not None
             self.register_buffer("mean", torch.zeros(space.shape, dtype=torch.float64))
             self.register_buffer("var", torch.ones(space.shape, dtype=torch.float64))
             self.register_buffer("count", torch.tensor(1e-4, dtype=torch.float64))
@@ -33,7 +40,7 @@ class ObservationNormalizer(nn.Module):
         """Take in observations `[N, ...]`."""
         for key, entry in self.entries.items():
             entry.update(obs[key])  # type: ignore[operator]
-        if self.mean is not None:
+        if self.is_float:
             new = obs.double()
             total = self.count + len(new)
             delta = new.mean(0) - self.mean
@@ -48,7 +55,7 @@ class ObservationNormalizer(nn.Module):
         """Normalised observations `[N, ...]`, float32."""
         if isinstance(obs, dict):
             return {key: self.entries[key](value) for key, value in obs.items()}
-        if self.mean is None:
+        if not self.is_float:
             return obs
         return ((obs - self.mean) / torch.sqrt(self.var + 1e-8)).clamp(-10.0, 10.0).float()
 

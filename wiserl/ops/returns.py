@@ -37,7 +37,8 @@ def gae(
 
 def next_values(fragment: Fragment, value: Array, last_value: Array, final_value: Array) -> Array:
     """V of what followed each step, `[T, E, A]`: the next row's, `last_value [E, A]` after the last row, and
-    `final_value [K, A]` where an episode ended."""
+    `final_value [K, A]` where an episode ended.
+    """
     following = np.concatenate([value[1:], last_value[None]])
     ended = fragment["terminated"] | fragment["truncated"]
     steps, envs = fragment["final_at"][:, 0], fragment["final_at"][:, 1]
@@ -54,7 +55,7 @@ class ReturnScale:
 
     def __init__(self, num_streams: int, num_agents: int, gamma: float) -> None:
         self.gamma = gamma
-        self.running = np.zeros((num_streams, num_agents), np.float64)
+        self.running: Array = np.zeros((num_streams, num_agents), np.float64)
         self.mean, self.var, self.count = 0.0, 1.0, 1e-4
 
     def scale(self, fragment: Fragment) -> Array:

@@ -1,0 +1,5 @@
+"""`python -m wiserl` is the `wiserl` command."""
+
+from wiserl.cli.main import main
+
+main()

@@ -1,0 +1,212 @@
+"""The command line. What takes long to import is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wiserl.util.errors import InputError, Interrupted, WiserlError, nearest
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+@click.group(context_settings=_SETTINGS)
+@click.version_option(package_name="wiserl")
+def cli() -> None:
+    """Distributed reinforcement learning on Ray and PyTorch. Counts of steps are env steps over all runners and envs."""
+
+
+@cli.command()
+@click.argument("algo")
+@click.argument("env")
+@click.option("--total-steps", metavar="N", help="env steps to train for")
+@click.option("--runners", metavar="N", help="runners that sample side by side")
+@click.option("--envs", metavar="N", help="envs per runner")
+@click.option("--vector", metavar="KIND", help="how a runner steps them: auto, native, inline or process")
+@click.option("--backend", metavar="NAME", help="auto (local for one runner, Ray for more), local or ray")
+@click.option("--device", metavar="NAME", help="of the learner: auto, cpu or cuda")
+@click.option("--sync/--no-sync", default=None, help="whether runners wait for every new set of weights")
+@click.option("--seed", metavar="S")
+@click.option("--run-dir", metavar="DIR", help="default: runs/ALGO-ENV-sSEED")
+@click.option("--resume", metavar="RUN_DIR", help="go on with a run from its last checkpoint")
+@click.option("--eval-every", metavar="N", help="env steps between evaluations; 0: at the end only")
+@click.option("--eval-episodes", metavar="N")
+@click.option("--checkpoint-every", metavar="N", help="env steps between checkpoints; default: five in a run")
+@click.option("--config", metavar="FILE", help="YAML or JSON file of options")
+@click.option(
+    "--set",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="any hyper-parameter, run option, or env.KEY for the env",
+)
+@click.option("--json", "as_json", is_flag=True, help="print the summary as the last line of stdout, as JSON")
+@click.option("--quiet", is_flag=True, help="print warnings only")
+def train(algo: str, env: str, config: str | None, resume: str | None, settings: tuple[str, ...], as_json: bool, quiet: bool,
+          **options: Any) -> None:  # fmt: skip
+    """Train ALGO on ENV: a gymnasium id, package/module of a PettingZoo env, or module:function.
+
+    Without options the preset for ALGO and ENV is used (`wiserl list presets`).
+    """
+    from wiserl.core.experiment import train as run_training
+
+    given = {key: value for key, value in options.items() if value is not None}
+    given.update(_settings(settings))
+    run_training(algo, env, config=config, resume=resume, quiet=quiet, json_summary=as_json, **given)
+
+
+@cli.command("eval")
+@click.argument("run_dir")
+@click.option("--episodes", metavar="N", default="20", show_default=True)
+@click.option(
+    "--checkpoint", metavar="NAME", default="last", show_default=True, help="best, last or a number of env steps"
+)
+@click.option("--stochastic", is_flag=True, help="draw actions from the policy instead of taking the likeliest")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def evaluate_command(run_dir: str, episodes: str, checkpoint: str, stochastic: bool, as_json: bool) -> None:
+    """Evaluate a trained policy on an env of its own."""
+    from wiserl.core.evaluation import evaluate
+    from wiserl.core.policy import load
+
+    policy = load(run_dir, checkpoint)
+    manifest = policy.manifest
+    count = _positive(episodes, "--episodes")
+    returns = evaluate(policy, manifest["env"], manifest["env_kwargs"], count, manifest["seed"], not stochastic)
+    result = {
+        "algo": manifest["algo"],
+        "env": manifest["env"],
+        "checkpoint_env_steps": manifest["env_steps"],
+        "episodes": count,
+        "eval_return_mean": float(returns.mean()),
+        "eval_return_std": float(returns.std()),
+        "eval_returns": returns.tolist(),
+    }
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        click.echo(
+            f"{result['algo']} on {result['env']} after {result['checkpoint_env_steps']:,} env steps: return "
+            f"{returns.mean():.2f} ± {returns.std():.2f} over {count} episodes (lowest {returns.min():.2f}, highest {returns.max():.2f})"
+        )
+
+
+@cli.command()
+@click.argument("run_dir")
+@click.option("--video", metavar="FILE", help="write a video (.gif, .mp4, .webm) instead of opening a window")
+@click.option("--episodes", metavar="N", default="1", show_default=True)
+@click.option(
+    "--checkpoint", metavar="NAME", default="last", show_default=True, help="best, last or a number of env steps"
+)
+def play(run_dir: str, video: str | None, episodes: str, checkpoint: str) -> None:
+    """Watch a trained policy, in a window or as a video."""
+    from wiserl.core.policy import load
+    from wiserl.util.play import play_episodes
+
+    count = _positive(episodes, "--episodes")
+    returns = play_episodes(load(run_dir, checkpoint), count, Path(video) if video else None)
+    click.echo(f"return {', '.join(f'{value:.2f}' for value in returns)}" + (f"; video: {video}" if video else ""))
+
+
+@cli.command()
+@click.argument("run_dirs", nargs=-1, required=True)
+@click.option("--out", metavar="FILE", help="PNG or SVG; default: curve.png in the first run folder")
+@click.option(
+    "--y",
+    "column",
+    metavar="COLUMN",
+    default="charts/episodic_return",
+    show_default=True,
+    help="a column of metrics.csv",
+)
+def plot(run_dirs: tuple[str, ...], out: str | None, column: str) -> None:
+    """Plot training curves: runs that differ in their seed become one line with a band."""
+    from wiserl.util.plotting import plot_runs
+
+    folders = [Path(folder) for folder in run_dirs]
+    click.echo(plot_runs(folders, Path(out) if out else folders[0] / "curve.png", y=column))
+
+
+@cli.command("list")
+@click.argument("what", type=click.Choice(["algos", "presets"]))
+def list_command(what: str) -> None:
+    """List algorithms, or the envs that have tuned options."""
+    if what == "algos":
+        from wiserl.agent import algorithm_class, algorithm_names
+
+        for name in algorithm_names():
+            algorithm = algorithm_class(name)
+            click.echo(
+                f"{name:8} {algorithm.title}. Actions: {algorithm.spaces_line}. Observations: any. Sync and async, one agent or many."
+            )
+    else:
+        from wiserl.core.run_config import presets
+
+        for algo, envs in presets().items():
+            for env, options in envs.items():
+                click.echo(f"{algo:8} {env:28} {' '.join(f'{key}={value}' for key, value in options.items())}")
+
+
+@cli.command("check-env")
+@click.argument("env")
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="arguments of the env")
+def check_env_command(env: str, settings: tuple[str, ...]) -> None:
+    """Say what is wrong with an env, and how to mend it. Exit code 1 if anything is."""
+    from wiserl.core.config import parse_value
+    from wiserl.env.check import check_env
+
+    kwargs = {key.removeprefix("env."): parse_value(value) for key, value in _settings(settings).items()}
+    problems = check_env(env, kwargs)
+    for number, problem in enumerate(problems, 1):
+        click.echo(f"{number}. {problem.what}\n   {problem.mend}")
+    if problems:
+        raise click.exceptions.Exit(1)
+    click.echo(f"'{env}': nothing found")
+
+
+def _settings(settings: tuple[str, ...]) -> dict[str, str]:
+    parsed = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise InputError(f"--set {setting}: expected KEY=VALUE, as in --set learning_rate=3e-4")
+        parsed[key.strip()] = value.strip()
+    return parsed
+
+
+def _positive(text: str, option: str) -> int:
+    from wiserl.core.config import PositiveInt, convert
+
+    number: int = convert(text, PositiveInt, option, "wiserl")
+    return number
+
+
+def main() -> None:
+    """Run the command line and exit: 0; 2 for bad input, 1 for what failed while running, 128 + signal when interrupted."""
+    sys.path.insert(0, os.getcwd())  # `module:function` envs of the folder one is in
+    try:
+        code = cli.main(prog_name="wiserl", standalone_mode=False)
+        raise SystemExit(code if isinstance(code, int) else 0)
+    except click.UsageError as error:
+        message = error.format_message().replace("\n", " ")
+        if error.ctx is not None and error.ctx.command is cli and "No such command" in message:
+            command = message.split("'")[1]
+            message = f"{message} {nearest(command, cli.commands)}"
+        _fail(message, 2)
+    except InputError as error:
+        _fail(str(error), 2)
+    except WiserlError as error:
+        _fail(str(error), 1)
+    except Interrupted as error:
+        raise SystemExit(128 + error.signum) from None
+    except (KeyboardInterrupt, click.Abort):
+        raise SystemExit(130) from None
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"wiserl: error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code)
