@@ -148,8 +148,9 @@ def test_failed_process_is_told_with_its_stderr() -> None:
         run_command([sys.executable, "-c", "import time; time.sleep(60)"], timeout=0.5)
 
 
-def test_measured_process_does_not_outlive_the_one_that_was_terminated() -> None:
-    case = "import time; time.sleep(60)"
+def test_measured_process_does_not_outlive_the_one_that_was_terminated(tmp_path: Path) -> None:
+    began = tmp_path / "began"
+    case = f"import pathlib, time; pathlib.Path({str(began)!r}).touch(); time.sleep(60)"
     code = (
         "import sys; from benchmarks import process; process.exit_on_terminate(); print('ready', flush=True); "
         f"process.run_command([sys.executable, '-c', {case!r}], 60)"
@@ -158,8 +159,10 @@ def test_measured_process_does_not_outlive_the_one_that_was_terminated() -> None
     assert parent.stdout is not None
     assert parent.stdout.readline() == "ready\n"
     deadline = time.monotonic() + 20
-    while not (children := psutil.Process(parent.pid).children()) and time.monotonic() < deadline:
+    while not began.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
+    children = psutil.Process(parent.pid).children()
+    time.sleep(0.2)  # the parent has to come from starting the child to waiting for it
     parent.terminate()
     assert parent.wait(20) == 128 + signal.SIGTERM
     assert len(children) == 1

@@ -10,7 +10,6 @@ import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from gymnasium import spaces
@@ -174,7 +173,8 @@ class DQN(Algorithm):
         action: Array = values.argmax(1).reshape(shape)
         if epsilon > 0.0:
             explore = self.rng.random(shape) < epsilon
-            action = np.where(explore, self.rng.integers(self.num_actions, size=shape), action)
+            if explore.any():
+                action[explore] = self.rng.integers(self.num_actions, size=int(explore.sum()))
         return {"action": action}
 
     def update(self, fragment: Fragment) -> dict[str, float]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from wiserl.core.algorithm import Algorithm, leading_axes
 from wiserl.core.batch import Array, Fragment, Nested, tree_map
-from wiserl.core.config import Count, Fraction, NonNegative, PositiveFloat, PositiveInt
+from wiserl.core.config import Fraction, NonNegative, PositiveFloat, PositiveInt
 from wiserl.net.encoder import Encoder, is_image, orthogonal_
 from wiserl.net.heads import DiagonalGaussian, make_head
 from wiserl.ops.normalize import ObservationNormalizer, to_tensors
@@ -54,7 +54,7 @@ class PPOConfig:
     activation: Literal["tanh", "relu", "elu", "gelu", "silu"] = "tanh"
     hidden_sizes: tuple[PositiveInt, ...] = (64, 64)  # widths of policy and value network (on top of a CNN: none)
     log_std_init: float = 0.0  # initial log standard deviation for Box actions (bounds are -1 to 1)
-    max_policy_lag: Count = 8  # async: drop fragments older than this many weight versions
+    max_policy_lag: PositiveInt = 4  # async: drop fragments older than this many weight versions per runner
     compile: bool = False  # compile the loss with torch.compile: some 20 s at the start, faster updates
 
 

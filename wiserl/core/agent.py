@@ -21,7 +21,7 @@ class Agent(ABC):
     """
 
     ship_every: ClassVar[int] = 64
-    max_inflight: ClassVar[int] = 2
+    max_inflight: int = 2
     sync: bool = True
     _publisher: Callable[[Any], None] | None = None
 

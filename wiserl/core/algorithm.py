@@ -56,13 +56,17 @@ class Algorithm(Agent):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "weights"))
             self.policy = self._build()
+        self._own_tensors()
+
+    def _own_tensors(self) -> None:
         self.flat = flatten_parameters(self.policy)
+        self._buffers = dict(self.policy.named_buffers())  # looked up once: the walk over all modules is slow
 
     def move_to(self, device: str) -> None:
         """Put the networks on a device; before `_start_learning`."""
         self.device = torch.device(device)
         self.policy.to(self.device)
-        self.flat = flatten_parameters(self.policy)
+        self._own_tensors()
 
     @abstractmethod
     def _build(self) -> nn.Module:
@@ -117,12 +121,12 @@ class Algorithm(Agent):
     def _update_model(self, params: Any) -> None:
         with torch.no_grad():
             self.flat.copy_(params["parameters"])
-            for name, buffer in self.policy.named_buffers():
+            for name, buffer in self._buffers.items():
                 buffer.copy_(params["buffers"][name])
 
     def weights(self) -> dict[str, Any]:
         """What travels to the runners: the flat parameters and the buffers (normaliser statistics) by name."""
-        return {"parameters": self.flat, "buffers": dict(self.policy.named_buffers())}
+        return {"parameters": self.flat, "buffers": self._buffers}
 
 
 def leading_axes(obs: Nested) -> tuple[int, int]:

@@ -85,6 +85,8 @@ def check_fragment(fragment: Fragment) -> None:
     missing = [name for name, field in FIELDS.items() if field.required and name not in fragment]
     if missing:
         raise ValueError(f"fragment lacks {', '.join(missing)}; it has {', '.join(fragment)}")
+    if fragment["reward"].ndim != 3:
+        raise ValueError(f"fragment field reward has shape {fragment['reward'].shape}, expected three axes: [T, E, A]")
     num_steps, num_envs, num_agents = fragment["reward"].shape
     sizes = {"T": num_steps, "E": num_envs, "A": num_agents, "K": len(fragment["final_at"])}
     for name, value in fragment.items():

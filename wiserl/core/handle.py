@@ -54,7 +54,7 @@ class AgentHandle:
         self._incarnation = incarnation
         self._sequence = 0
         self._ship_every = agent_class.ship_every
-        self._max_inflight = agent_class.max_inflight
+        self._max_inflight = agent_class.max_inflight if self.replica is None else self.replica.max_inflight
         self._pending: list[tuple[Any, ...]] = []
         if self.replica is not None:
             self._take_in(link.fetch(self.version))

@@ -72,7 +72,7 @@ class TrainingAgent(Agent):
             num_streams=plan.runners * plan.envs,
             total_steps=plan.total_steps,
         )
-        self.max_inflight = plan.max_inflight  # type: ignore[misc]  # of this run, not of the class
+        self.max_inflight = plan.max_inflight
         self.stop = False
         self.boundary = 0
         self.version = 0
@@ -122,7 +122,6 @@ class TrainingAgent(Agent):
         self.stop = steps >= plan.total_steps
 
     def _sync_model(self) -> None:
-        self.version += 1
         known = {
             "env_steps": self.algorithm.env_steps,
             "stop": self.stop,
@@ -138,7 +137,8 @@ class TrainingAgent(Agent):
     def _update_round(self, shipments: Sequence[Sequence[tuple[Any, ...]]]) -> None:
         fragments = [experience[0] for shipment in shipments for experience in shipment]
         for fragment in fragments:
-            check_fragment(fragment)
+            if fragment["fresh"].any():  # what a runner sends after that has the same fields
+                check_fragment(fragment)
         fragments = [fragment for fragment in fragments if self._admit(fragment)]
         if not fragments or self.algorithm.env_steps >= self.plan.total_steps:
             return
@@ -153,6 +153,7 @@ class TrainingAgent(Agent):
         fragment = concat_fragments(fragments)
         algorithm.env_steps = steps
         self._note(fragment, algorithm.update(fragment))
+        self.version += 1
         self.stop = self.stop or at_end
         if boundary:
             self.boundary += 1
@@ -169,10 +170,12 @@ class TrainingAgent(Agent):
             self._events.append(Event("metrics", steps, self._row()))
 
     def _admit(self, fragment: Fragment) -> bool:
-        """Whether a fragment is young enough to learn from; its lag is measured in any case."""
+        """Whether a fragment is young enough to learn from; the lag of those that are is measured.
+
+        While a fragment is sampled, every other runner's is learned from: the limit grows with the number of runners.
+        """
         lag = self.version - int(fragment["version"].min())
-        limit = getattr(self.plan.config, "max_policy_lag", None)
-        if self.algorithm.on_policy and not self.sync and limit is not None and lag > limit:
+        if self.algorithm.on_policy and not self.sync and lag > self.plan.config.max_policy_lag * self.plan.runners:
             self._dropped += 1
             return False
         for counter in (self._lag, self._row_lag):

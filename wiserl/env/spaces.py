@@ -171,8 +171,8 @@ def leaf_spaces(space: Space, prefix: str = "") -> Iterator[tuple[str, Space]]:
 def leaf_layout(space: Space) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype in which observations of one leaf space are kept.
 
-    A Box keeps its dtype, but float64 becomes float32; Discrete is an int64 scalar counted from 0, MultiDiscrete int64,
-    MultiBinary int8.
+    A Box keeps its dtype, but float64 becomes float32; Discrete is an int64 scalar and MultiDiscrete int64, both counted
+    from 0; MultiBinary is int8.
 
     Raises:
         InputError: the space is not supported.
@@ -209,7 +209,7 @@ def write_observation(space: Space, buffers: Any, index: tuple[int, ...], obs: A
     if children is not None:
         for name, key, child in children:
             write_observation(child, buffers[name], index, obs[key])
-    elif isinstance(space, spaces.Discrete):
+    elif isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
         buffers[index] = obs - space.start
     else:
         buffers[index] = obs
@@ -256,7 +256,7 @@ def batched_observation(space: Space, obs: Any) -> Any:
     if children is not None:
         return {name: batched_observation(child, obs[key]) for name, key, child in children}
     array = np.asarray(obs)
-    if isinstance(space, spaces.Discrete):
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
         array = array - space.start
     return array.astype(leaf_layout(space)[1], copy=False)[:, None]
 

@@ -16,6 +16,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from wiserl.core.batch import Nested
+from wiserl.env.spaces import child_spaces
 from wiserl.util.errors import InputError
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -139,16 +140,15 @@ class _Join(nn.Module):
 
     def __init__(self, space: spaces.Dict | spaces.Tuple) -> None:
         super().__init__()
-        entries = (
-            space.spaces.items()
-            if isinstance(space, spaces.Dict)
-            else ((str(i), s) for i, s in enumerate(space.spaces))
-        )
-        self.entries = nn.ModuleDict({str(key): _entry(entry) for key, entry in entries})
-        self.size = sum(int(entry.size) for entry in self.entries.values())  # type: ignore[arg-type,misc]
+        children = child_spaces(space) or []
+        # A list: torch refuses some names of entries ("type", "values", "arm.left") as names of modules.
+        self.names = [name for name, _, _ in children]
+        entries = [_entry(child) for _, _, child in children]
+        self.entries = nn.ModuleList(entries)
+        self.size = sum(int(entry.size) for entry in entries)  # type: ignore[arg-type,misc]
 
     def forward(self, obs: dict[str, Nested]) -> Tensor:
-        return torch.cat([entry(obs[key]) for key, entry in self.entries.items()], 1)
+        return torch.cat([entry(obs[name]) for name, entry in zip(self.names, self.entries, strict=True)], 1)
 
 
 class Encoder(nn.Module):

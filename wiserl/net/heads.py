@@ -140,17 +140,17 @@ class DiagonalGaussian(ActionHead):
 
 
 def make_head(space: spaces.Space[object], algorithm: str) -> ActionHead:
-    """The head for an action space.
+    """The head for an action space. Tables of choices or bits are flattened, as `ActionCodec` expects them.
 
     Raises:
         InputError: the space has none; the message names those that do.
     """
     if isinstance(space, spaces.Discrete):
         return Categorical(int(space.n))
-    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
-        return MultiCategorical([int(n) for n in space.nvec])
-    if isinstance(space, spaces.MultiBinary) and len(space.shape) == 1:
-        return Bernoulli(int(space.shape[0]))
+    if isinstance(space, spaces.MultiDiscrete):
+        return MultiCategorical([int(n) for n in space.nvec.reshape(-1)])
+    if isinstance(space, spaces.MultiBinary):
+        return Bernoulli(math.prod(space.shape))
     if isinstance(space, spaces.Box) and space.dtype is not None and space.dtype.kind == "f":
         return DiagonalGaussian(space.shape)
     raise InputError(

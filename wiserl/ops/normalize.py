@@ -10,6 +10,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from wiserl.core.batch import Nested, tree_map
+from wiserl.env.spaces import child_spaces
 
 
 class ObservationNormalizer(nn.Module):
@@ -24,23 +25,22 @@ class ObservationNormalizer(nn.Module):
 
     def __init__(self, space: spaces.Space[Any]) -> None:
         super().__init__()
-        self.entries = nn.ModuleDict()
+        children = child_spaces(space) or []
+        # A list: torch refuses some names of entries ("type", "values", "arm.left") as names of modules.
+        self.names = [name for name, _, _ in children]
+        self.entries = nn.ModuleList(ObservationNormalizer(child) for _, _, child in children)
         self.is_float = isinstance(space, spaces.Box) and np.dtype(space.dtype).kind == "f"
-        if isinstance(space, spaces.Dict):
-            self.entries = nn.ModuleDict({key: ObservationNormalizer(entry) for key, entry in space.spaces.items()})
-        elif isinstance(space, spaces.Tuple):
-            self.entries = nn.ModuleDict({str(i): ObservationNormalizer(entry) for i, entry in enumerate(space.spaces)})
-        elif self.is_float:
+        if self.is_float:
             assert space.shape is not None
             self.register_buffer("mean", torch.zeros(space.shape, dtype=torch.float64))
             self.register_buffer("var", torch.ones(space.shape, dtype=torch.float64))
-            self.register_buffer("count", torch.tensor(1e-4, dtype=torch.float64))
+            self.register_buffer("count", torch.tensor(0.0, dtype=torch.float64))
 
     def update(self, obs: Nested) -> None:
         """Take in observations `[N, ...]`."""
-        for key, entry in self.entries.items():
-            entry.update(obs[key])  # type: ignore[operator]
-        if self.is_float:
+        for name, entry in zip(self.names, self.entries, strict=True):
+            entry.update(obs[name])  # type: ignore[operator]
+        if self.is_float and len(obs):
             new = obs.double()
             total = self.count + len(new)
             delta = new.mean(0) - self.mean
@@ -48,13 +48,13 @@ class ObservationNormalizer(nn.Module):
                 self.var * self.count + new.var(0, unbiased=False) * len(new) + delta**2 * self.count * len(new) / total
             )
             self.mean += delta * len(new) / total
-            self.var = scatter / total
-            self.count = total
+            self.var.copy_(scatter / total)
+            self.count.copy_(total)
 
     def forward(self, obs: Nested) -> Nested:
-        """Normalised observations `[N, ...]`, float32."""
-        if isinstance(obs, dict):
-            return {key: self.entries[key](value) for key, value in obs.items()}
+        """Normalised observations `[N, ...]`, float32; unchanged before the first `update`."""
+        if self.names:
+            return {name: entry(obs[name]) for name, entry in zip(self.names, self.entries, strict=True)}
         if not self.is_float:
             return obs
         return ((obs - self.mean) / torch.sqrt(self.var + 1e-8)).clamp(-10.0, 10.0).float()

@@ -50,7 +50,7 @@ def next_values(fragment: Fragment, value: Array, last_value: Array, final_value
 class ReturnScale:
     """Running standard deviation of discounted returns, to scale rewards by (the VecNormalize of OpenAI baselines).
 
-    State: one running return per stream and agent, and the moments of all of them.
+    State: one running return per stream and agent, and the moments of all of them. Rows that are not alive do not count.
     """
 
     def __init__(self, num_streams: int, num_agents: int, gamma: float) -> None:
@@ -69,9 +69,11 @@ class ReturnScale:
             returns[t] = running
             running = running * ~ended[t]
         self.running[fragment["stream"]] = running
-        self.mean, self.var, self.count = merge_moments(
-            self.mean, self.var, self.count, float(returns.mean()), float(returns.var()), returns.size
-        )
+        counted = returns[fragment["alive"]] if "alive" in fragment else returns
+        if counted.size:
+            self.mean, self.var, self.count = merge_moments(
+                self.mean, self.var, self.count, float(counted.mean()), float(counted.var()), counted.size
+            )
         scaled: Array = np.clip(reward / np.float32(np.sqrt(self.var + 1e-8)), -10.0, 10.0)
         return scaled
 
