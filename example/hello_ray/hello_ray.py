@@ -18,24 +18,25 @@ class Gambler(Agent):
     def update(self, machine, reward):
         self.plays[machine] += 1
         self.mean[machine] += (reward - self.mean[machine]) / self.plays[machine]
-        self._sync_model()
 
-    def _sync_model(self):
+    def _sync_model(self):  # called after each batch of updates
         self._fire(self.mean)
 
-    def _update_model(self, params):
+    def _update_model(self, params):  # called on each runner
         self.mean = params
 
 
 class Casino(Runner):
+    def __init__(self, args, local_rank=0):
+        self.agent, self.plays, self.rng = wise_rl.get_agent("gambler"), args, np.random.default_rng(local_rank)
+
     def run(self):
-        agent, rng = wise_rl.get_agent("gambler"), np.random.default_rng(self.rank)
-        for _ in range(self.args):
-            machine = agent.choose_action(rng)
-            agent.update(machine, rng.normal(machine, 3.0))  # machine 4 pays best
+        for _ in range(self.plays):
+            machine = self.agent.choose_action(self.rng)
+            self.agent.update(machine, self.rng.normal(machine, 3.0))  # the last machine pays best
 
 
 if __name__ == "__main__":
     wise_rl.make_agent("gambler", Gambler)
-    wise_rl.start_all_runners(wise_rl.make_runner("casino", Casino, 500, num=2))
-    print("estimates:", np.round(wise_rl.get_agent("gambler").replica.mean, 1), "after 2 x 500 plays")
+    wise_rl.start_all_runners(wise_rl.make_runner("casino", Casino, 640, num=2))
+    print("paid on average:", np.round(wise_rl.get_agent("gambler").replica.mean, 1))

@@ -9,7 +9,8 @@ from gymnasium import spaces
 from torch import nn
 
 from tests.fragments import random_obs
-from wiserl.net.encoder import ACTIVATIONS, Encoder, NatureCNN, is_image, mlp, orthogonal_
+from wiserl.net.acting import numpy_forward
+from wiserl.net.encoder import ACTIVATIONS, MLP, Encoder, NatureCNN, is_image, orthogonal_
 from wiserl.ops.normalize import to_tensors
 from wiserl.util.errors import InputError
 
@@ -89,9 +90,29 @@ def test_the_nature_cnn_has_the_published_layers():
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_an_mlp_has_the_sizes_and_activations_asked_for(activation):
-    kinds = [type(layer) for layer in mlp([2, 3, 4], activation)]
-    assert kinds == [nn.Linear, ACTIVATIONS[activation]] * 2
-    assert [type(layer) for layer in mlp([2, 3, 4], activation, activate_last=False)] == kinds[:-1]
+    network, rows = MLP([2, 3, 4], activation), torch.randn(5, 2)
+    first, second = network.layers
+    expected = ACTIVATIONS[activation](second(ACTIVATIONS[activation](first(rows))))
+    assert (network.size, expected.shape) == (4, (5, 4))
+    torch.testing.assert_close(network(rows), expected)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_numpy_acting_is_the_network_and_follows_its_weights(activation):
+    encoder, head = Encoder(spaces.Box(-1, 1, (3,)), (8, 8), activation), nn.Linear(8, 2)
+    forward = numpy_forward(encoder, head)
+    rows = torch.randn(5, 3)
+    with torch.no_grad():
+        for _ in range(2):
+            np.testing.assert_allclose(forward(rows.numpy()), head(encoder(rows)).numpy(), rtol=1e-5, atol=1e-6)
+            for parameter in encoder.parameters():
+                parameter.mul_(1.5)
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(3), spaces.Box(0, 255, (8, 8, 3), np.uint8), spaces.Dict(a=spaces.Box(0, 1))])
+def test_numpy_acting_leaves_other_networks_to_torch(space):
+    encoder = Encoder(space, (8,), "tanh")
+    assert numpy_forward(encoder, nn.Linear(encoder.size, 2)) is None
 
 
 def test_orthogonal_weights_have_the_gain_and_no_bias():

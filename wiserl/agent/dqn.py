@@ -21,6 +21,7 @@ from wiserl.core.algorithm import Algorithm, leading_axes
 from wiserl.core.batch import Array, Fragment, Nested
 from wiserl.core.config import Count, Fraction, PositiveFloat, PositiveInt
 from wiserl.env.spaces import EnvSpec
+from wiserl.net.acting import numpy_forward
 from wiserl.net.encoder import Encoder
 from wiserl.ops.normalize import to_tensors
 from wiserl.ops.optim import FlatAdam, flatten_parameters
@@ -91,7 +92,8 @@ def loss(
         config: double is read.
 
     Returns:
-        The loss, the absolute TD errors `[N]` (new priorities) and the mean Q-value of the actions taken.
+        The loss, the Q-values of the actions taken `[N]` and what they should have been `[N]`: their difference is the
+        new priority.
     """
     with torch.no_grad():
         following = target(batch["next_obs"])
@@ -106,7 +108,7 @@ def loss(
         total = (batch["weight"] * F.smooth_l1_loss(taken, goal, reduction="none")).mean()
     else:
         total = F.smooth_l1_loss(taken, goal)
-    return total, (goal - taken.detach()).abs(), taken.detach().mean()
+    return total, taken.detach(), goal
 
 
 class DQN(Algorithm):
@@ -152,6 +154,10 @@ class DQN(Algorithm):
         )
         self._loss = torch.compile(loss) if config.compile else loss
 
+    def _own_tensors(self) -> None:
+        super()._own_tensors()
+        self._forward = None if self.config.dueling else numpy_forward(self.policy.encoder, self.policy.advantage)
+
     @property
     def epsilon(self) -> float:
         """Probability of a random action now."""
@@ -168,8 +174,11 @@ class DQN(Algorithm):
         epsilon = 0.0 if deterministic else self.epsilon
         if epsilon >= 1.0:
             return {"action": self.rng.integers(self.num_actions, size=shape)}
-        with torch.inference_mode():
-            values = self.policy(to_tensors(obs, self.device, skip_axes=2)).cpu().numpy()
+        if self._forward is not None:
+            values = self._forward(obs.reshape(shape[0] * shape[1], -1))
+        else:
+            with torch.inference_mode():
+                values = self.policy(to_tensors(obs, self.device, skip_axes=2)).cpu().numpy()
         action: Array = values.argmax(1).reshape(shape)
         if epsilon > 0.0:
             explore = self.rng.random(shape) < epsilon
@@ -192,10 +201,10 @@ class DQN(Algorithm):
             else config.learning_rate
         )
         for _ in range(due):
-            total, values = self._learn_once(rate)
+            total, taken = self._learn_once(rate)
         return {
             "losses/td_loss": float(total),
-            "losses/q_values": float(values),
+            "losses/q_values": float(taken.mean()),
             "charts/learning_rate": rate,
             "charts/epsilon": self.epsilon,
         }
@@ -207,16 +216,16 @@ class DQN(Algorithm):
             batch = self.replay.sample(config.batch_size, beta)
         else:
             batch = self.replay.sample(config.batch_size)
-        total, errors, values = self._loss(self.policy, self.target, to_tensors(batch, self.device), config)
+        total, taken, goal = self._loss(self.policy, self.target, to_tensors(batch, self.device), config)
         self.optimizer.step(total, rate)
         if isinstance(self.replay, PrioritizedReplay):
-            self.replay.update_priorities(batch["index"], errors.cpu().numpy())
+            self.replay.update_priorities(batch["index"], (goal - taken).abs().cpu().numpy())
         self.updates += 1
         interval = max(round(config.target_update_interval * config.gradient_steps / config.train_freq), 1)
         if self.updates % interval == 0:
             with torch.no_grad():
                 self._target_flat.lerp_(self.flat, config.tau)
-        return total.detach(), values
+        return total.detach(), taken
 
     def learner_state(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict(), "target": self.target.state_dict()}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from wiserl.core.algorithm import Algorithm, leading_axes
 from wiserl.core.batch import Array, Fragment, Nested, tree_map
 from wiserl.core.config import Fraction, NonNegative, PositiveFloat, PositiveInt
+from wiserl.net.acting import numpy_forward
 from wiserl.net.encoder import Encoder, is_image, orthogonal_
 from wiserl.net.heads import DiagonalGaussian, make_head
 from wiserl.ops.normalize import ObservationNormalizer, to_tensors
@@ -153,12 +154,21 @@ class PPO(Algorithm):
         self.return_scale = ReturnScale(self.num_streams, self.spec.num_agents, config.gamma)
         self.loss: Callable[..., tuple[Tensor, Tensor]] = torch.compile(loss) if config.compile else loss
 
+    def _own_tensors(self) -> None:
+        super()._own_tensors()
+        policy = self.policy
+        plain = policy.normalizer is None and policy.log_std is None
+        self._forward = numpy_forward(policy.actor_encoder, policy.actor) if plain else None
+
     def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
         """Sample (or take the likeliest) action; "outputs" are kept to compute log-probabilities for all steps at once."""
         leading = leading_axes(obs)
-        with torch.inference_mode():
-            rows = self.policy.normalize(to_tensors(obs, self.device, skip_axes=2))
-            outputs = self.policy.outputs(rows).cpu().numpy().reshape(*leading, -1)
+        if self._forward is not None:
+            outputs = self._forward(obs.reshape(leading[0] * leading[1], -1)).reshape(*leading, -1)
+        else:
+            with torch.inference_mode():
+                rows = self.policy.normalize(to_tensors(obs, self.device, skip_axes=2))
+                outputs = self.policy.outputs(rows).cpu().numpy().reshape(*leading, -1)
         head = self.policy.head
         return {"action": head.mode(outputs) if deterministic else head.sample(outputs, self.rng), "outputs": outputs}
 
@@ -179,6 +189,8 @@ class PPO(Algorithm):
             else config.learning_rate
         )
         num_rows = len(data["advantage"])
+        if not num_rows:  # a fragment of nothing but rows that are being reset
+            return {}
         logs: list[Tensor] = []
         for _ in range(config.n_epochs):
             order = torch.from_numpy(self.rng.permutation(num_rows)).to(self.device)
@@ -203,8 +215,10 @@ class PPO(Algorithm):
         """Rows `[N, ...]` to learn from, advantages and value targets among them, and the explained variance of returns."""
         config, policy = self.config, self.policy
         raw = to_tensors(fragment["obs"], self.device, skip_axes=3)
+        alive = fragment.get("alive")
+        living = None if alive is None else torch.from_numpy(np.flatnonzero(alive)).to(self.device)
         if policy.normalizer is not None:
-            policy.normalizer.update(raw)
+            policy.normalizer.update(raw if living is None else tree_map(lambda leaf: leaf[living], raw))
         with torch.no_grad():
             obs = policy.normalize(raw)
             after = [to_tensors(fragment[name], self.device, skip_axes=2) for name in ("last_obs", "final_obs")]
@@ -225,10 +239,10 @@ class PPO(Algorithm):
             "target": target,
         }
         data = {"obs": obs, **to_tensors(rows, self.device, skip_axes=3)}
-        if "alive" in fragment:
-            alive = torch.from_numpy(fragment["alive"]).reshape(-1).nonzero().squeeze(1).to(self.device)
-            data = tree_map(lambda leaf: leaf[alive], data)
-        variance = float(np.var(target))
+        if living is not None:
+            data = tree_map(lambda leaf: leaf[living], data)
+            target, value = target[alive], value[alive]
+        variance = float(np.var(target)) if target.size else 0.0
         explained = 1.0 - float(np.var(target - value)) / variance if variance > 0 else math.nan
         return data, explained
 

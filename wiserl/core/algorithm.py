@@ -59,6 +59,7 @@ class Algorithm(Agent):
         self._own_tensors()
 
     def _own_tensors(self) -> None:
+        """Look up what is read at each step, whenever the tensors have moved."""
         self.flat = flatten_parameters(self.policy)
         self._buffers = dict(self.policy.named_buffers())  # looked up once: the walk over all modules is slow
 

@@ -5,13 +5,16 @@ A field's range stands in its type, `Annotated[float, Meta(gt=0)]`; the aliases 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import datetime
 import functools
 import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
+import numpy as np
 import yaml
 from msgspec import Meta
 
@@ -63,13 +66,18 @@ def convert(value: Any, expected: Any, key: str, what: str) -> Any:
     Raises:
         InputError: naming the key, what was given and what was expected.
     """
+    given = value
     if isinstance(value, str):
         value = _parse(value, expected)
+    elif isinstance(value, np.generic):
+        value = value.item()
     try:
         return msgspec.convert(value, expected, strict=False)
     except msgspec.ValidationError as error:
-        shown = value if isinstance(value, str) else repr(value)
-        raise InputError(f"{what}: {key}={shown} is not valid: {error}") from None
+        shown = given if isinstance(given, str) else repr(value)
+        is_choice = typing.get_origin(expected) is typing.Literal
+        expectation = nearest(str(value), typing.get_args(expected)) if is_choice else error
+        raise InputError(f"{what}: {key}={shown} is not valid: {expectation}") from None
 
 
 def _parse(text: str, expected: Any) -> Any:
@@ -79,7 +87,7 @@ def _parse(text: str, expected: Any) -> Any:
     if text.lower() in ("none", "null") and type(None) in choices:
         return None
     if typing.get_origin(expected) in (tuple, list):
-        return [part for part in text.strip("[]() ").replace(" ", "").split(",") if part]
+        return text.strip("[]() ").replace(",", " ").split()
     if expected is int or int in choices:
         return text.replace("_", "")
     return text
@@ -87,11 +95,15 @@ def _parse(text: str, expected: Any) -> Any:
 
 def parse_value(text: str) -> Any:
     """A value from the command line that has no declared type: a number, boolean, list or text, as YAML reads it."""
-    # YAML 1.1 takes 1e-3 (without a dot) for text.
+    # YAML 1.1 takes 1e-3 (without a dot) for text, and reads dates, which no JSON can hold.
+    if "e" in text.lower():
+        with contextlib.suppress(ValueError):
+            return float(text)
     try:
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)
-    except ValueError:
-        return yaml.safe_load(text)
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return text if isinstance(value, datetime.date) else value
 
 
 def to_plain(config: Any) -> dict[str, Any]:

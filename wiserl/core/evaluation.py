@@ -37,11 +37,12 @@ def evaluate(
             obs, alive = envs.reset(seeds)
             totals, going = np.zeros(envs.num_envs), np.arange(envs.num_envs) < wanted
             for _ in range(MAX_STEPS):
+                acting = None if alive is None else alive.copy()  # the envs write over their own array in `step`
                 step = envs.step(policy.act(obs, deterministic))
                 totals += step.reward.sum(axis=1) * going
                 for i in step.final_envs:
                     ended = step.terminated[i] | step.truncated[i]
-                    if alive is None or ended[alive[i]].all():
+                    if acting is None or ended[acting[i]].all():
                         going[i] = False
                 if not going.any():
                     break

@@ -136,6 +136,7 @@ class GymRunner(Runner):
         alive = self._alive
         if alive is not None:
             self._alive_buffer[t] = alive
+            alive = self._alive_buffer[t]  # the envs write over their own array in `step`
             stepped = alive.any(axis=1)
         step = self.envs.step(action["action"])
         self.vector_steps += 1

@@ -10,7 +10,7 @@ import torch
 
 from wiserl.core.agent import Agent
 from wiserl.core.learner import Ack, Shipment
-from wiserl.dist.weights import unpack
+from wiserl.dist.weights import unpack, walk
 
 
 class Link(Protocol):
@@ -71,7 +71,7 @@ class AgentHandle:
         Arrays are copied where they wait, since many envs return the same buffer at each step.
         """
         if self._ship_every > 1:
-            experience = tuple(_copied(value) for value in experience)
+            experience = walk(experience, _copied)
         self._pending.append(experience)
         if len(self._pending) >= self._ship_every:
             self._ship()
@@ -105,6 +105,4 @@ def _copied(value: Any) -> Any:
         return value.copy()
     if isinstance(value, torch.Tensor):
         return value.detach().clone()
-    if isinstance(value, dict):
-        return {key: _copied(entry) for key, entry in value.items()}
     return value

@@ -113,8 +113,10 @@ class Learner:
             return self.agent.choose_action(*args, **kwargs)
 
     def call(self, method: str, *args: Any) -> Any:
-        """Call a method of the agent by name."""
-        return getattr(self.agent, method)(*args)
+        """Call a method of the agent by name; what it fires is published at once."""
+        result = getattr(self.agent, method)(*args)
+        self._publish()
+        return result
 
     def _run_full_round(self) -> None:
         if self._inbox and self._expected <= self._inbox.keys():
@@ -128,8 +130,11 @@ class Learner:
             self.agent._update_round([shipment.experiences for shipment in shipments])
             if self._fired is None:
                 self.agent._sync_model()
+        self._publish()
+        for shipment in shipments:
+            self._settled[shipment.rank] = (shipment.incarnation, shipment.sequence)
+
+    def _publish(self) -> None:
         if self._fired is not None:
             self.version += 1
             self._weights, self._fired = self._fired, None
-        for shipment in shipments:
-            self._settled[shipment.rank] = (shipment.incarnation, shipment.sequence)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import yaml
 
 from wiserl.agent import algorithm_class
-from wiserl.core.config import Count, PositiveInt, convert, field_names, make_config, parse_value
+from wiserl.core.config import Count, NonNegative, PositiveInt, convert, field_names, make_config, parse_value
 from wiserl.env.make import EnvLike, env_id
 from wiserl.util.errors import InputError, nearest
 
@@ -44,7 +45,7 @@ class RunConfig:
     reset_at_checkpoint: bool = True  # sync: reset the envs there, so that a resumed run is exact
     max_inflight: Count = 0  # async: fragments per runner that may be unanswered; 0: 1 on-policy, 2 off-policy
     max_restarts: Count = 3  # of runners whose process died
-    learner_gpus: float = 0.0  # GPUs asked of Ray for the learner
+    learner_gpus: NonNegative = 0.0  # GPUs asked of Ray for the learner
     env_kwargs: dict[str, Any] = field(default_factory=dict)
 
 
@@ -98,9 +99,11 @@ def resolve(algo: str, env: EnvLike, options: Mapping[str, Any], use_preset: boo
     hyper_values: dict[str, Any] = {}
     for source in (preset, options):
         for key, value in source.items():
-            if value is None and key in RUN_OPTIONS:
+            if value is None and (key in RUN_OPTIONS or key == "env_kwargs"):
                 continue
             if key == "env_kwargs":
+                if not isinstance(value, Mapping):
+                    raise InputError(f"env_kwargs={value!r} is not valid: expected a mapping of names to values")
                 run_values["env_kwargs"].update(value)
             elif key.startswith("env."):
                 run_values["env_kwargs"][key[4:]] = parse_value(value) if isinstance(value, str) else value
@@ -113,7 +116,7 @@ def resolve(algo: str, env: EnvLike, options: Mapping[str, Any], use_preset: boo
                 raise InputError(f"unknown option '{key}' for {algo}: {nearest(key, names)}")
     config: Any = make_config(config_class, hyper_values, algo)
     run = make_config(RunConfig, {**run_values, "algo": algo, "env": env}, "train")
-    if run.device != "auto" and run.device.split(":")[0] not in ("cpu", "cuda"):
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", run.device):
         raise InputError(f"unknown device '{run.device}': expected auto, cpu, cuda or cuda:INDEX")
     return run, config
 

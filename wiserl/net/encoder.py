@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's usual name)
@@ -19,25 +19,34 @@ from wiserl.core.batch import Nested
 from wiserl.env.spaces import child_spaces
 from wiserl.util.errors import InputError
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "elu": F.elu,
+    "gelu": F.gelu,
+    "silu": F.silu,
 }
 
 
-def mlp(sizes: Sequence[int], activation: str, activate_last: bool = True) -> nn.Sequential:
-    """Linear layers of the given sizes (the first is the input) with an activation after each; without it after the last
-    where `activate_last` is False.
+class MLP(nn.Module):
+    """Linear layers of the given sizes (the first is the input), an activation after each.
+
+    One module with a loop, not a Sequential of many: on the small networks of this field the calls of modules would cost
+    as much as the arithmetic.
     """
-    layers: list[nn.Module] = []
-    for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
-        layers.append(nn.Linear(inputs, outputs))
-        if activate_last or i < len(sizes) - 2:
-            layers.append(ACTIVATIONS[activation]())
-    return nn.Sequential(*layers)
+
+    def __init__(self, sizes: Sequence[int], activation: str) -> None:
+        super().__init__()
+        layers = (nn.Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(sizes))
+        self.layers: Iterable[nn.Linear] = nn.ModuleList(layers)  # type: ignore[assignment]  # it is one, of Linears
+        self.activation = ACTIVATIONS[activation]
+        self.size = sizes[-1]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`[N, size]` from `[N, inputs]`."""
+        for layer in self.layers:
+            features = self.activation(F.linear(features, layer.weight, layer.bias))
+        return features
 
 
 def orthogonal_(module: nn.Module, gain: float = math.sqrt(2)) -> None:
@@ -163,11 +172,13 @@ class Encoder(nn.Module):
     def __init__(self, space: spaces.Space[object], hidden_sizes: Sequence[int], activation: str) -> None:
         super().__init__()
         self.entry = _entry(space)
+        self.is_vector = isinstance(self.entry, _Flat)
         flat = int(self.entry.size)  # type: ignore[arg-type]
-        self.mlp = nn.Sequential() if is_image(space) else mlp([flat, *hidden_sizes], activation)
-        self.size = flat if is_image(space) else [flat, *hidden_sizes][-1]
+        self.mlp = MLP([flat, *([] if is_image(space) else hidden_sizes)], activation)
+        self.size = self.mlp.size
 
     def forward(self, obs: Nested) -> Tensor:
         """`[N, size]` from an observation with leading axis N."""
-        features: Tensor = self.mlp(self.entry(obs))
-        return features
+        if self.is_vector and obs.ndim == 2:
+            return self.mlp.forward(obs.float())
+        return self.mlp.forward(self.entry(obs))

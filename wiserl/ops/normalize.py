@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from wiserl.core.batch import Nested, tree_map
+from wiserl.core.batch import Nested
 from wiserl.env.spaces import child_spaces
 
 
@@ -62,11 +62,9 @@ class ObservationNormalizer(nn.Module):
 
 def to_tensors(tree: Nested, device: torch.device, skip_axes: int = 0) -> Nested:
     """Arrays of a nested dict as tensors on `device`, their first `skip_axes` axes joined into one."""
-
-    def convert(leaf: object) -> Tensor:
-        tensor = torch.as_tensor(leaf)
-        if skip_axes:
-            tensor = tensor.reshape(-1, *tensor.shape[skip_axes:])
-        return tensor.to(device, non_blocking=True)
-
-    return tree_map(convert, tree)
+    if isinstance(tree, dict):
+        return {key: to_tensors(value, device, skip_axes) for key, value in tree.items()}
+    tensor = torch.from_numpy(tree)
+    if skip_axes > 1:
+        tensor = tensor.flatten(0, skip_axes - 1)
+    return tensor if device.type == "cpu" else tensor.to(device, non_blocking=True)

@@ -1,0 +1,40 @@
+"""Schedules over training, and how many updates experience pays for."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wiserl.ops.pacing import updates_due
+from wiserl.ops.schedules import linear
+
+
+@pytest.mark.parametrize(
+    ("progress", "fraction", "expected"),
+    [(0.0, 0.5, 1.0), (0.25, 0.5, 0.5), (0.5, 0.5, 0.0), (0.9, 0.5, 0.0), (0.5, 1.0, 0.5), (0.0, 0.0, 0.0)],
+)
+def test_linear_falls_over_its_share_of_training_and_stays(progress, fraction, expected):
+    assert linear(1.0, 0.0, progress, fraction) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("env_steps", "updates", "expected"),
+    [(0, 0, 0), (99, 0, 0), (103, 0, 0), (104, 0, 2), (107, 2, 0), (108, 2, 2), (200, 2, 48), (104, 5, 0)],
+)
+def test_updates_are_due_for_every_train_freq_steps_after_the_start(env_steps, updates, expected):
+    assert updates_due(env_steps, updates, learning_starts=100, train_freq=4, gradient_steps=2) == expected
+
+
+@given(
+    sizes=st.lists(st.integers(1, 50), min_size=1, max_size=30),
+    starts=st.integers(0, 100),
+    train_freq=st.integers(1, 9),
+    gradient_steps=st.integers(1, 4),
+)
+def test_the_number_of_updates_does_not_depend_on_the_size_of_fragments(sizes, starts, train_freq, gradient_steps):
+    steps = updates = 0
+    for size in sizes:
+        steps += size
+        updates += updates_due(steps, updates, starts, train_freq, gradient_steps)
+    assert updates == updates_due(steps, 0, starts, train_freq, gradient_steps)

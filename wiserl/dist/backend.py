@@ -1,0 +1,124 @@
+"""What a backend provides. Two exist: `local` (one process, no Ray) and `ray`; the code above them is the same."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Protocol
+
+from wiserl.core.agent import Agent
+from wiserl.core.handle import AgentHandle
+from wiserl.core.runner import Runner
+
+WAIT_SECONDS = float(os.environ.get("WISERL_WAIT_SECONDS", "600"))
+"""The longest any wait for a shipment or a call lasts, in seconds (environment variable `WISERL_WAIT_SECONDS`)."""
+
+
+def limit_threads() -> None:
+    """Set PyTorch's threads in this process: one, or what the environment variable WISERL_THREADS says.
+
+    Small networks are fastest so, and results stay the same on both backends.
+    """
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("WISERL_THREADS", "1")))
+
+
+@dataclass
+class RunnerContext:
+    """Which runner the calling code belongs to, and the handles it got; `rank` -1 is the script itself."""
+
+    backend: Backend
+    rank: int = -1
+    world_size: int = 0
+    incarnation: int = 0
+    handles: list[AgentHandle] = field(default_factory=list)
+
+
+current_runner: ContextVar[RunnerContext | None] = ContextVar("current_runner", default=None)
+
+
+@dataclass
+class RunnerGroup:
+    """What `make_runner` returns: `num` runners of one class."""
+
+    name: str
+    runner_class: type[Runner]
+    args: Any
+    num: int
+    resource: Mapping[str, Any]
+    members: list[Any]
+
+    def __len__(self) -> int:
+        return self.num
+
+
+class Backend(Protocol):
+    """Where agents and runners live and how they reach each other."""
+
+    name: str
+
+    def make_agent(self, name: str, agent_class: type[Agent], sync: bool, resource: Mapping[str, Any],
+                   kwargs: Mapping[str, Any]) -> None:  # fmt: skip
+        """Put an agent on a learner, under a name."""
+        ...
+
+    def get_agent(self, name: str) -> AgentHandle:
+        """A handle for the calling runner (or the script)."""
+        ...
+
+    def make_runners(self, name: str, runner_class: type[Runner], args: Any, num: int, resource: Mapping[str, Any]) -> RunnerGroup:
+        """Place runners."""
+        ...
+
+    def start_runners(self, group: RunnerGroup, poll: Callable[[], None], max_restarts: int) -> int:
+        """Run them all to their end, calling `poll` now and then; returns the number of restarts."""
+        ...
+
+    def call(self, name: str, method: str, *args: Any) -> Any:
+        """Call a method of a learner's agent."""
+        ...
+
+    def close(self) -> None:
+        """End everything this backend started."""
+        ...
+
+
+class RemoteTraceback(Exception):
+    """Shown as the cause of an error that was raised in another process: its text is the traceback there."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception on its way to another process: the exception itself, pickled, if that works, and its traceback."""
+
+    kind: str
+    text: str
+    pickled: bytes | None
+
+    @classmethod
+    def capture(cls, error: BaseException) -> Failure:
+        """Wrap the exception being handled."""
+        import cloudpickle
+
+        text = "".join(traceback.format_exception(error))
+        try:
+            pickled = cloudpickle.dumps(error)
+            cloudpickle.loads(pickled)
+        except Exception:  # whatever a user's exception class does when pickled; its text travels in any case
+            pickled = None
+        return cls(type(error).__name__, text, pickled)
+
+    def reraise(self) -> NoReturn:
+        """Raise it here, with the traceback of where it happened."""
+        import cloudpickle
+
+        error = cloudpickle.loads(self.pickled) if self.pickled else RuntimeError(f"{self.kind} in another process")
+        error.__cause__ = RemoteTraceback(self.text)
+        raise error

@@ -1,0 +1,462 @@
+"""The Ray backend: learners and runners as actors. The only file that imports ray.
+
+Who owns what: the script owns every actor. An agent made inside a runner is placed through a small `keeper` actor of the
+script's, so that it outlives the runner and still ends with the script, however the script ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from wiserl.core import registry
+from wiserl.core.agent import Agent
+from wiserl.core.handle import AgentHandle
+from wiserl.core.learner import Ack, Shipment
+from wiserl.core.runner import Runner, construct_runner
+from wiserl.dist.backend import WAIT_SECONDS, Failure, RunnerContext, RunnerGroup, limit_threads
+from wiserl.dist.service import LearnerService
+from wiserl.dist.weights import Packed
+from wiserl.util.errors import ActorLost, InputError, LearnerLost, PlacementError, WaitTimeout, nearest
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray import cloudpickle
+from ray.exceptions import GetTimeoutError, NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+log = logging.getLogger("wiserl")
+
+CONNECT_SECONDS = 5.0
+PLACEMENT_GRACE_SECONDS = 5.0
+PLACEMENT_SECONDS = 120.0
+GET_AGENT_SECONDS = 120.0
+_KEEPER = "wiserl-keeper"
+_DEATHS = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
+
+
+class _LearnerActor(LearnerService):
+    """A learner in a process of its own."""
+
+    def __init__(self, session: str, name: str, sync: bool, payload: bytes) -> None:
+        _enter_actor_process(session)
+        super().__init__(name, sync, payload)
+
+    def store(self, weights: Packed) -> Any:
+        """Into the object store, once for all runners."""
+        return ray.put(weights)
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+
+class _RunnerActor:
+    """One runner in a process of its own."""
+
+    def __init__(self, session: str, payload: bytes, rank: int, world_size: int, incarnation: int) -> None:
+        self._context = _enter_actor_process(session, (rank, world_size, incarnation)).context
+        self._payload = payload
+        self._runner: Runner | None = None
+
+    def prepare(self) -> Failure | list[str]:
+        """Construct the runner; returns the names of the agents it got."""
+        try:
+            runner_class, args = cloudpickle.loads(self._payload)
+            context = self._context
+            self._runner = construct_runner(runner_class, args, context.rank, context.world_size, context.incarnation)
+            return [handle.name for handle in context.handles]
+        except (Exception, SystemExit) as error:
+            return Failure.capture(error)
+
+    def run(self) -> Failure | None:
+        """Run to the end; ship what is left."""
+        assert self._runner is not None
+        try:
+            try:
+                self._runner.run()
+                for handle in self._context.handles:
+                    handle.flush()
+            finally:
+                self._runner.close()
+        except (Exception, SystemExit) as error:
+            return Failure.capture(error)
+        return None
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+class _Keeper:
+    """Owns the agents that runners make."""
+
+    def __init__(self) -> None:
+        self._actors: list[Any] = []
+
+    def place(self, session: str, name: str, sync: bool, payload: bytes, resource: Mapping[str, Any]) -> None:
+        self._actors.append(_learner_actor(session, name, sync, payload, resource))
+
+
+def _enter_actor_process(session: str, place: tuple[int, int, int] = (-1, 0, 0)) -> RayBackend:
+    limit_threads()
+    backend = RayBackend(session, False, place)
+    registry.attach_session(backend)
+    return backend
+
+
+def _near_files() -> dict[str, Any]:
+    """Options of an actor that belongs on this process's node: where run folders are, and where no other node's end reaches."""
+    here = ray.get_runtime_context().get_node_id()
+    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=True)}
+
+
+def _learner_actor(session: str, name: str, sync: bool, payload: bytes, resource: Mapping[str, Any]) -> Any:
+    options = {**_near_files(), "max_concurrency": 1000, **resource}
+    actor_class = ray.remote(_LearnerActor).options(name=name, namespace=session, **options)
+    return actor_class.remote(session, name, sync, payload)
+
+
+def _wait_placed(placed: Any, what: str, resource: Mapping[str, Any]) -> None:
+    """Wait until an actor's process answers.
+
+    Raises:
+        PlacementError: no node is large enough (within seconds), or none became free in time.
+    """
+    begun = time.monotonic()
+    while not ray.wait([placed], timeout=0.25)[0]:
+        _check_room(what, resource, time.monotonic() - begun)
+
+
+def _check_room(what: str, resource: Mapping[str, Any], waited: float) -> None:
+    """Raise PlacementError for an actor that has waited for its process so long (seconds) that it will hardly get one."""
+    if waited < PLACEMENT_GRACE_SECONDS:
+        return
+    asked = {"CPU": resource.get("num_cpus", 0), "GPU": resource.get("num_gpus", 0), **resource.get("resources", {})}
+    asked = {key: value for key, value in asked.items() if value}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fits = any(all(node.get(key, 0) >= value for key, value in asked.items()) for node in nodes)
+    if fits and waited < PLACEMENT_SECONDS:
+        return
+    shown = [{k: v for k, v in node.items() if not k.startswith(("node:", "object_store"))} for node in nodes]
+    free = {key: ray.available_resources().get(key, 0) for key in asked or ["CPU"]}
+    raise PlacementError(
+        f"{what} cannot be placed: asked {asked or 'nothing'}, the cluster's {len(nodes)} node(s) have {shown} in all, of which "
+        f"{free} is free. Ask for less in resource=..., or add a node with `ray start`"
+    )
+
+
+@dataclass
+class _RayLink:
+    """Remote calls to one learner."""
+
+    name: str
+    actor: Any
+    inflight: deque[Any]
+
+    def ship(self, shipment: Shipment, wait: bool, max_inflight: int) -> Ack | None:
+        self.inflight.append(self.actor.ship.remote(shipment))
+        ack = None
+        while len(self.inflight) > (0 if wait else max_inflight - 1):
+            ack = self._get(self.inflight.popleft())
+        return ack
+
+    def drain(self) -> Ack | None:
+        ack = None
+        while self.inflight:
+            ack = self._get(self.inflight.popleft())
+        return ack
+
+    def fetch(self, known_version: int) -> Ack:
+        ack: Ack = self._get(self.actor.fetch.remote(known_version))
+        return ack
+
+    def act(self, *args: Any, **kwargs: Any) -> Any:
+        return self._get(self.actor.act.remote(args, kwargs))
+
+    def call(self, method: str, *args: Any) -> Any:
+        return self._get(self.actor.control.remote("call", method, *args))
+
+    def _get(self, ref: Any) -> Any:
+        return _get(ref, self.name, self.actor)
+
+
+def _get(ref: Any, name: str, actor: Any) -> Any:
+    try:
+        value = ray.get(ref, timeout=WAIT_SECONDS)
+        if isinstance(value, Failure):
+            value.reraise()
+        if isinstance(value, Ack) and isinstance(value.weights, list):
+            value = replace(value, weights=ray.get(value.weights[0], timeout=WAIT_SECONDS))
+        return value
+    except GetTimeoutError:
+        try:
+            missing = ray.get(actor.control.remote("missing"), timeout=5)
+        except GetTimeoutError:
+            missing = "nobody: it is still in `update`"
+        raise WaitTimeout(
+            f"no answer from agent '{name}' in {WAIT_SECONDS:.0f} s; it waits for runners {missing}. In sync mode every runner that "
+            "got the agent has to call update; for a longer wait set WISERL_WAIT_SECONDS"
+        ) from None
+    except _DEATHS as error:
+        raise LearnerLost(f"the learner of agent '{name}' has died: {error}") from None
+
+
+class _Member:
+    """A runner's place: the actor that fills it now, and the task that is waited for (none: it is done, or not yet told)."""
+
+    def __init__(self, session: str, payload: bytes, rank: int, world_size: int, resource: Mapping[str, Any]) -> None:
+        self.rank = rank
+        self._resource = resource
+        self._make = lambda incarnation: (session, payload, rank, world_size, incarnation)
+        self._incarnation = -1
+        self.place()
+
+    def place(self) -> None:
+        """Ask for a process, and construct the runner in it."""
+        self._incarnation += 1
+        options = {"num_cpus": 0, "scheduling_strategy": "SPREAD", **self._resource}
+        actor_class: Any = ray.remote(_RunnerActor)
+        self.actor = actor_class.options(**options).remote(*self._make(self._incarnation))
+        self.placed = self.actor.pid.remote()
+        self.task = self.actor.prepare.remote()
+        self._asked_at: float | None = time.monotonic()
+
+    def run(self) -> None:
+        """Let the runner, constructed, do its work."""
+        self.task = self.actor.run.remote()
+
+    def check_placed(self, what: str) -> None:
+        """Raise PlacementError if it has no process and will hardly get one."""
+        if self._asked_at is None:
+            return
+        if ray.wait([self.placed], timeout=0)[0]:
+            self._asked_at = None
+        else:
+            _check_room(what, self._resource, time.monotonic() - self._asked_at)
+
+
+def _connect() -> None:
+    """Connect this process to a cluster: `RayBackend.start` says to which."""
+    # address="auto" would also join a Ray that another script started for itself, and end with that script.
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "namespace": "wiserl", "include_dashboard": False}
+    address = os.environ.get("RAY_ADDRESS", "").replace("auto", "")
+    note = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray", "ray_current_cluster")
+    on_terminate = signal.getsignal(signal.SIGTERM)
+    # Where nobody listens, Ray would try for two minutes.
+    if address and address != "local" and not _answers(address):
+        raise InputError(
+            f"RAY_ADDRESS is {address}, but nothing answers there: start a cluster with `ray start --head` and take the address "
+            "it prints, or unset RAY_ADDRESS to have one started"
+        )
+    if not address and note.is_file() and not _answers(note.read_text(encoding="utf-8").strip()):
+        log.warning("the cluster that `ray start` began at %s has died (`ray stop` forgets it): starting another", note.read_text())
+        options["address"] = "local"
+    try:
+        ray.init(**options)
+    except ConnectionError as error:
+        raise InputError(
+            f"the Ray cluster at {address or note.read_text()} did not let this process join: {error}. Its address has to be the one "
+            "`ray start` printed, and where it asks for a token, RAY_AUTH_MODE=token and the same token have to be set here too"
+        ) from None
+    # A Ray of our own would answer SIGTERM by ending at once; who has a handler wants to save first.
+    if callable(on_terminate) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_terminate)
+
+
+def _answers(address: str) -> bool:
+    """Whether something listens at host:port, or comes to within seconds. Other kinds of address are left to Ray."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not port.isdigit():
+        return True
+    give_up_at = time.monotonic() + CONNECT_SECONDS
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+        except OSError:
+            if time.monotonic() > give_up_at:
+                return False
+            time.sleep(0.25)
+        else:
+            return True
+
+
+class RayBackend:
+    """One session on a Ray cluster: a namespace in which agents have their names."""
+
+    name = "ray"
+
+    def __init__(self, session: str, connected_here: bool, place: tuple[int, int, int] = (-1, 0, 0)) -> None:
+        self.session = session
+        self.context = RunnerContext(self, *place)
+        self._connected_here = connected_here
+        self._actors: dict[str, Any] = {}
+        self._keeper: Any = None
+        self._group: RunnerGroup | None = None
+
+    @classmethod
+    def start(cls) -> RayBackend:
+        """Use the cluster this process is connected to; else join RAY_ADDRESS or what `ray start` began here; else start one.
+
+        Raises:
+            InputError: nothing answers at RAY_ADDRESS, or it refuses.
+        """
+        connected_here = not ray.is_initialized()
+        if connected_here:
+            _connect()
+        backend = cls(f"wiserl-{uuid.uuid4().hex[:12]}", connected_here)
+        atexit.register(backend.close)
+        return backend
+
+    def make_agent(self, name: str, agent_class: type[Agent], sync: bool, resource: Mapping[str, Any],
+                   kwargs: Mapping[str, Any]) -> None:  # fmt: skip
+        """Place the agent's learner and wait until it is constructed. A restarted runner finds the agent it made."""
+        if name in self._names():
+            if self.context.incarnation:
+                return
+            raise InputError(f"an agent named '{name}' exists already; choose another name, or get it with get_agent('{name}')")
+        payload = cloudpickle.dumps((agent_class, dict(kwargs)))
+        if self.context.rank < 0:
+            actor = _learner_actor(self.session, name, sync, payload, resource)
+        else:
+            keeper = ray.get_actor(_KEEPER, namespace=self.session)
+            ray.get(keeper.place.remote(self.session, name, sync, payload, resource), timeout=WAIT_SECONDS)
+            actor = ray.get_actor(name, namespace=self.session)
+        self._actors[name] = actor
+        placed, prepared = actor.pid.remote(), actor.prepare.remote()
+        if self.context.rank >= 0 or resource:
+            _wait_placed(placed, f"the learner of agent '{name}'", resource)
+            _get(prepared, name, actor)
+
+    def get_agent(self, name: str) -> AgentHandle:
+        """A handle, waiting until the agent exists."""
+        actor = self._find(name)
+        sync, payload = _get(actor.recipe.remote(), name, actor)
+        agent_class, kwargs = cloudpickle.loads(payload)
+        link = _RayLink(name, actor, deque())
+        handle = AgentHandle(
+            name, link, lambda: agent_class(sync=sync, **kwargs), agent_class, sync, self.context.rank, self.context.incarnation
+        )
+        self.context.handles.append(handle)
+        return handle
+
+    def make_runners(self, name: str, runner_class: type[Runner], args: Any, num: int, resource: Mapping[str, Any]) -> RunnerGroup:
+        """Place the runners; they construct themselves while the script goes on."""
+        self._keeper = ray.remote(_Keeper).options(name=_KEEPER, namespace=self.session, **_near_files()).remote()
+        payload = cloudpickle.dumps((runner_class, args))
+        members = [_Member(self.session, payload, rank, num, resource) for rank in range(num)]
+        self._group = RunnerGroup(name, runner_class, args, num, resource, members)
+        return self._group
+
+    def start_runners(self, group: RunnerGroup, poll: Callable[[], None], max_restarts: int) -> int:
+        """Supervise: wait for all, restart the dead, re-raise what a runner raised."""
+        restarts, started = 0, False
+        agents_of: dict[int, list[str]] = {}
+        while busy := {member.task: member for member in group.members if member.task is not None}:
+            ready, _ = ray.wait(list(busy), num_returns=1, timeout=0.1)
+            poll()
+            for member in busy.values():
+                member.check_placed(f"runner {member.rank} of '{group.name}'")
+            for ref in ready:
+                member, busy[ref].task = busy[ref], None
+                try:
+                    result = ray.get(ref)
+                except _DEATHS as error:
+                    restarts += 1
+                    self._replace(member, f"runner {member.rank} of '{group.name}'", error, restarts, max_restarts)
+                    continue
+                if isinstance(result, Failure):
+                    result.reraise()
+                if result is None:  # `run` has ended, not `prepare`
+                    self._control_all("leave", member.rank)
+                    continue
+                agents_of[member.rank] = result
+                if started:
+                    for name in result:
+                        self._control(name, "join", member.rank)
+                    member.run()
+            if not started and len(agents_of) == group.num:
+                started = True
+                for name in self._names():
+                    self._control(name, "expect", {rank for rank, names in agents_of.items() if name in names})
+                for member in group.members:
+                    member.run()
+        return restarts
+
+    def _replace(self, member: _Member, what: str, error: Exception, restarts: int, max_restarts: int) -> None:
+        """Put a new process in a dead runner's place, and let nobody wait for the dead one meanwhile."""
+        ray.kill(member.actor)  # what cannot be reached may still be alive
+        self._control_all("leave", member.rank)
+        if restarts > max_restarts:
+            raise ActorLost(
+                f"{what} died and all {max_restarts} restarts are used up: {error}. "
+                "A process that dies without an exception was killed, often for want of memory"
+            )
+        reason = str(error).splitlines()[0]
+        log.warning("%s died and is restarted (%d of %d): %s", what, restarts, max_restarts, reason)
+        member.place()
+
+    def runner_pids(self) -> list[int]:
+        """Process ids of the runners, by rank."""
+        members = self._group.members if self._group else []
+        return [ray.get(member.placed, timeout=WAIT_SECONDS) for member in members]
+
+    def call(self, name: str, method: str, *args: Any) -> Any:
+        """Call a method of a learner's agent."""
+        return self._control(name, "call", method, *args)
+
+    def close(self) -> None:
+        """End every actor of this session, and leave the cluster; Ray ends it if it was started here."""
+        atexit.unregister(self.close)
+        if not ray.is_initialized():
+            return
+        for member in self._group.members if self._group else []:
+            ray.kill(member.actor)
+        for name in self._names():
+            with contextlib.suppress(ValueError):  # it has just died
+                ray.kill(ray.get_actor(name, namespace=self.session))
+        if self._keeper is not None:
+            ray.kill(self._keeper)
+        self._actors.clear()
+        self._group = self._keeper = None
+        if self._connected_here:
+            ray.shutdown()
+
+    def _names(self) -> list[str]:
+        named = ray.util.list_named_actors(all_namespaces=True)
+        return [entry["name"] for entry in named if entry["namespace"] == self.session and entry["name"] != _KEEPER]
+
+    def _find(self, name: str) -> Any:
+        begun = time.monotonic()
+        # In the script nobody else could still be making it; in a runner, another runner may be.
+        patience = GET_AGENT_SECONDS if self.context.rank >= 0 else 0.0
+        while name not in self._actors:
+            try:
+                self._actors[name] = ray.get_actor(name, namespace=self.session)
+            except ValueError:
+                if time.monotonic() - begun >= patience:
+                    raise InputError(
+                        f"no agent named '{name}' after {patience:.0f} s (make it first with make_agent). {nearest(name, self._names())}"
+                    ) from None
+                time.sleep(0.02)
+        return self._actors[name]
+
+    def _control(self, name: str, method: str, *args: Any) -> Any:
+        actor = self._find(name)
+        return _get(actor.control.remote(method, *args), name, actor)
+
+    def _control_all(self, method: str, *args: Any) -> None:
+        for name in self._names():
+            self._control(name, method, *args)
