@@ -1,6 +1,8 @@
-"""PPO with shared parameters for several agents: a PettingZoo env, then one of our own whose agents leave at different times.
+"""PPO with shared parameters for several agents.
 
-    python example/multi_agent/multi_agent.py                    # the corridor, some seconds
+On an env of our own whose agents leave at different times (`corridor.py`), or on any PettingZoo parallel env:
+
+    python example/multi_agent/multi_agent.py
     python example/multi_agent/multi_agent.py --env mpe2/simple_spread_v3
 """
 
@@ -15,8 +17,8 @@ import wiserl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--env", default="corridor:Corridor", help="package/module or module:function of a parallel env")
-    parser.add_argument("--total-steps", type=int, default=100_000, help="env steps: one for all agents together")
+    parser.add_argument("--env", default="corridor:Corridor", help="package/module or module:function")
+    parser.add_argument("--total-steps", type=int, help="env steps; one step moves all agents of an env")
     parser.add_argument("--runners", type=int, default=1, help="more than one: on Ray")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--run-dir", help="default: runs/ppo-ENV-sSEED")
@@ -24,10 +26,11 @@ def main() -> None:
 
     own = args.env == "corridor:Corridor"
     settings = {"n_steps": 128, "batch_size": 512, "gamma": 0.95, "learning_rate": 1e-3} if own else {}
+    if args.total_steps or own:  # else: what the preset says
+        settings["total_steps"] = args.total_steps or 50_000
     summary = wiserl.train(
         "ppo",
         args.env,
-        total_steps=args.total_steps,
         runners=args.runners,
         seed=args.seed,
         run_dir=args.run_dir,

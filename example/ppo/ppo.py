@@ -26,7 +26,6 @@ def main() -> None:
         runners=args.runners,
         seed=args.seed,
         run_dir=args.run_dir,
-        max_grad_norm=0.5,
     )
     print(f"return {summary['eval_return_mean']:.1f} ± {summary['eval_return_std']:.1f}")
 

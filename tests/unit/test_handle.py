@@ -11,10 +11,10 @@ import torch
 
 from wiserl.core.agent import Agent
 from wiserl.core.handle import AgentHandle
-from wiserl.core.learner import Ack, Shipment
+from wiserl.core.learner import WITHOUT_WEIGHTS, Ack, Shipment
 from wiserl.dist.weights import pack
 
-Pair = namedtuple("Pair", ["left", "right"])  # noqa: PYI024
+Pair = namedtuple("Pair", ["left", "right"])
 
 
 class Adder(Agent):
@@ -155,7 +155,13 @@ def test_an_agent_that_cannot_be_followed_acts_on_the_learner():
     assert handle.choose_action(5) == ("acted on the learner", (5,), {})
     for _ in range(OnLearner.ship_every):
         handle.update("x")
-    assert handle.version == link.version
+    assert handle.version == WITHOUT_WEIGHTS  # so that no shipment's answer carries weights
+
+
+def test_a_handle_can_be_told_to_act_on_the_learner():
+    handle = AgentHandle("a", FakeLink(), Adder, Adder, True, rank=0, incarnation=0, inference="learner")
+    assert handle.replica is None
+    assert handle.choose_action(5) == ("acted on the learner", (5,), {})
 
 
 def test_calls_reach_the_learner():

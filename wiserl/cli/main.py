@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -189,13 +190,16 @@ def main() -> None:
     """Run the command line and exit: 0; 2 for bad input, 1 for what failed while running, 128 + signal when interrupted."""
     sys.path.insert(0, os.getcwd())  # `module:function` envs of the folder one is in
     try:
-        code = cli.main(prog_name="wiserl", standalone_mode=False)
-        raise SystemExit(code if isinstance(code, int) else 0)
+        # Not cli.main(): it takes an EOFError or a BrokenPipeError of a user's env for its own, and drops the traceback.
+        with cli.make_context("wiserl", sys.argv[1:] or ["--help"]) as context:
+            cli.invoke(context)
+    except click.exceptions.Exit as error:
+        raise SystemExit(error.exit_code) from None
     except click.UsageError as error:
         message = error.format_message().replace("\n", " ")
         if error.ctx is not None and error.ctx.command is cli and "No such command" in message:
             command = message.split("'")[1]
-            message = f"{message} {nearest(command, cli.commands)}"
+            message = f"no command '{command}': {nearest(command, cli.commands)}"
         _fail(message, 2)
     except InputError as error:
         _fail(str(error), 2)
@@ -203,8 +207,8 @@ def main() -> None:
         _fail(str(error), 1)
     except Interrupted as error:
         raise SystemExit(128 + error.signum) from None
-    except (KeyboardInterrupt, click.Abort):
-        raise SystemExit(130) from None
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 def _fail(message: str, code: int) -> None:

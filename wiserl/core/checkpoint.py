@@ -145,6 +145,11 @@ def open_checkpoint(where: Path | str, which: str = "last") -> Checkpoint:
     return _check(path.resolve())
 
 
+def can_resume(run_dir: Path) -> bool:
+    """Whether a run folder names a checkpoint to resume from; a run that was ended before its first one does not."""
+    return os.path.lexists(run_dir / "checkpoints" / "last")  # a link to nothing is an error to be told, not a fresh start
+
+
 def _steps(folder: Path) -> list[Path]:
     return [path for path in folder.glob("step_*") if path.name[5:].isdigit()]
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wiserl.agent import algorithm_class
+from wiserl.core.checkpoint import can_resume
 from wiserl.core.config import to_plain
 from wiserl.core.gym_runner import GymRunner, GymRunnerArgs
 from wiserl.core.monitor import Monitor, StopSignals
@@ -112,10 +114,13 @@ class Experiment:
                 monitor = Monitor(run, folder, console, metrics, signals, local=self._backend_name == "local")
                 if self._resume:
                     monitor.forget_after_checkpoint()
+                    if not can_resume(folder):
+                        console.message("nothing was saved before that run ended: training begins at the start")
                 restarts = self._train(monitor)
+                with contextlib.suppress(Interrupted):
+                    if signals.received is None:
+                        monitor.evaluate_final()
                 signum = signals.received
-                if signum is None:
-                    monitor.evaluate_final()
             summary = self._summary(monitor, restarts)
         (folder / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
         if signum is not None:
@@ -127,17 +132,17 @@ class Experiment:
 
     def _train(self, monitor: Monitor) -> int:
         """Train to the end; a learner that dies is restarted from its last checkpoint. Returns the runners' restarts."""
-        resume = self._resume
+        resume = self._resume and can_resume(self._folder)
         for attempt in range(self._run.max_restarts + 1):
             wise_rl = WiseRL(self._backend_name)
             try:
                 return self._wire(wise_rl, monitor, resume)
             except LearnerLost as error:
-                resume = (self._folder / "checkpoints" / "last").exists()
+                resume = can_resume(self._folder)
                 if attempt == self._run.max_restarts:
                     raise
                 where = "its last checkpoint" if resume else "the start, since there is no checkpoint yet"
-                monitor.learner_restarted(f"{error}; restarting it from {where}", from_checkpoint=resume)
+                monitor.learner_restarted(f"{error}; restarting it from {where}")
             finally:
                 wise_rl.close()
         raise AssertionError("unreachable")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from wiserl.core.agent import Agent
-from wiserl.core.learner import Ack, Shipment
+from wiserl.core.learner import WITHOUT_WEIGHTS, Ack, Shipment
 from wiserl.dist.weights import unpack, walk
 
 
@@ -40,14 +40,16 @@ class Link(Protocol):
 class AgentHandle:
     """An agent as a runner sees it: `choose_action` runs on a local replica, `update` gathers and ships.
 
+    With `inference="learner"`, or for an agent whose replicas cannot follow it, `choose_action` is a call to the learner.
     The handle does not look into the experience: it counts calls of `update` and sends `ship_every` of them in one go.
     """
 
     def __init__(self, name: str, link: Link, make_replica: Callable[[], Agent], agent_class: type[Agent], sync: bool,
-                 rank: int, incarnation: int) -> None:  # fmt: skip
+                 rank: int, incarnation: int, inference: str = "runner") -> None:  # fmt: skip
         self.name = name
-        self.version = -1
-        self.replica: Agent | None = make_replica() if agent_class.acts_on_runner() else None
+        on_runner = inference == "runner" and agent_class.acts_on_runner()
+        self.replica: Agent | None = make_replica() if on_runner else None
+        self.version = -1 if on_runner else WITHOUT_WEIGHTS
         self._link = link
         self._sync = sync
         self._rank = rank
@@ -93,11 +95,10 @@ class AgentHandle:
         self._take_in(self._link.ship(shipment, self._sync, self._max_inflight))
 
     def _take_in(self, ack: Ack | None) -> None:
-        if ack is None or ack.version == self.version:
+        if ack is None or ack.weights is None or self.replica is None:
             return
         self.version = ack.version
-        if self.replica is not None and ack.weights is not None:
-            self.replica._update_model(unpack(ack.weights))
+        self.replica._update_model(unpack(ack.weights))
 
 
 def _copied(value: Any) -> Any:

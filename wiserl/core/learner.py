@@ -14,6 +14,9 @@ from wiserl.dist.weights import Packed, pack
 
 log = logging.getLogger("wiserl")
 
+WITHOUT_WEIGHTS = -2
+"""The known version of a runner that has no replica and wants no weights."""
+
 
 @dataclass(frozen=True)
 class Shipment:
@@ -105,7 +108,7 @@ class Learner:
 
     def ack(self, known_version: int) -> Ack:
         """The newest version, with its weights if the asker has an older one."""
-        return Ack(self.version, self._weights if known_version != self.version else None)
+        return Ack(self.version, self._weights if known_version not in (self.version, WITHOUT_WEIGHTS) else None)
 
     def act(self, *args: Any, **kwargs: Any) -> Any:
         """Choose an action here, for agents that do not act on the runners."""

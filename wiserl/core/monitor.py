@@ -6,23 +6,24 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 import numpy as np
 
-from wiserl.core.checkpoint import open_checkpoint, point_to
+from wiserl.core.checkpoint import can_resume, open_checkpoint, point_to
 from wiserl.core.evaluation import evaluate
 from wiserl.core.policy import Policy
 from wiserl.core.run_config import RunConfig
 from wiserl.util.console import Console
-from wiserl.util.errors import WaitTimeout
+from wiserl.util.errors import InputError, Interrupted
 from wiserl.util.logging import MetricsWriter, read_metrics
 
 POLL_SECONDS = 0.1
-STOP_SECONDS = 60.0
+STOP_SECONDS = 20.0
 _EVAL = "eval/return_mean"
 
 
@@ -32,7 +33,8 @@ class StopSignals:
     A context manager; outside the main thread, where no handlers can be set, it does nothing.
 
     Attributes:
-        received: number of the first signal, or None.
+        received: number of the last signal, or None.
+        orderly: whether a first signal is a request; otherwise it raises `Interrupted` where the program is.
     """
 
     def __init__(self) -> None:
@@ -54,7 +56,16 @@ class StopSignals:
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         again, self.received = self.received is not None, signum
         if again or not self.orderly:
-            raise KeyboardInterrupt
+            raise Interrupted(signum)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let signals interrupt what is done inside, whatever was the rule outside."""
+        before, self.orderly = self.orderly, False
+        try:
+            yield
+        finally:
+            self.orderly = before
 
 
 class Monitor:
@@ -83,6 +94,7 @@ class Monitor:
     def watch(self, call: Callable[..., Any]) -> None:
         """Begin to watch a learner; `call(method, *arguments)` reaches its `TrainingAgent`."""
         self._call = call
+        self._stop_asked_at = None
         self._signals.orderly = True
 
     def poll(self) -> None:
@@ -102,18 +114,20 @@ class Monitor:
             self._call("request_stop")
         elif now - self._stop_asked_at > STOP_SECONDS:
             self._call("save")
-            raise WaitTimeout(
-                f"runners did not stop in {STOP_SECONDS:.0f} s after a signal; a checkpoint was saved and they are ended"
+            self._console.warning(
+                f"runners did not stop in {STOP_SECONDS:.0f} s; a checkpoint was saved and they are ended"
             )
+            assert self._signals.received is not None
+            raise Interrupted(self._signals.received)
 
     def _look(self) -> None:
         for event in self._call("drain"):
             if event.kind == "metrics":
                 self._metrics.write(event.env_steps, event.content)
                 self._console.update(event.env_steps, event.content)
-            else:
+            elif self._signals.received is None:
                 begun = time.monotonic()
-                self._evaluate(Path(event.content), event.env_steps)
+                self._evaluate_on_the_way(Path(event.content), event.env_steps)
                 if self._local:
                     self._call("note_pause", time.monotonic() - begun)
         self.status = self._call("status")
@@ -128,10 +142,23 @@ class Monitor:
         self._look()
         self._signals.orderly = False
 
+    def _evaluate_on_the_way(self, path: Path, env_steps: int) -> None:
+        try:
+            self._evaluate(path, env_steps)
+        except Interrupted:
+            return  # the next poll asks training to stop
+        except InputError:
+            if path.exists():
+                raise
+            # On Ray training goes on meanwhile, and old checkpoints are removed.
+            self._console.warning(f"the evaluation at {env_steps:,} env steps is left out: training has overtaken it. "
+                                  "A larger --eval-every or fewer --eval-episodes avoid that")  # fmt: skip
+
     def _evaluate(self, path: Path, env_steps: int) -> tuple[float, float]:
         run = self._run
         policy = Policy(open_checkpoint(path))
-        returns = evaluate(policy, run.env, run.env_kwargs, run.eval_episodes, run.seed)
+        with self._signals.at_once():
+            returns = evaluate(policy, run.env, run.env_kwargs, run.eval_episodes, run.seed)
         mean, std = float(returns.mean()), float(returns.std())
         self._metrics.write(env_steps, {_EVAL: mean, "eval/return_std": std})
         self._console.update(env_steps, {_EVAL: mean})
@@ -147,18 +174,15 @@ class Monitor:
         mean, std = self._evaluate(path, self.status["env_steps"])
         self.final = {"eval_return_mean": mean, "eval_return_std": std, "eval_episodes": self._run.eval_episodes}
 
-    def learner_restarted(self, message: str, from_checkpoint: bool) -> None:
+    def learner_restarted(self, message: str) -> None:
         """The learner had to be replaced: say so, and forget what it had done since its last checkpoint."""
         self.learner_restarts += 1
         self._console.warning(message)
-        if from_checkpoint:
-            self.forget_after_checkpoint()
-        else:
-            self._metrics.truncate_after(-1)
+        self.forget_after_checkpoint()
 
     def forget_after_checkpoint(self) -> None:
-        """Drop the metrics after the last checkpoint, since they will be measured again; remember the best evaluation."""
-        steps = open_checkpoint(self._folder, "last").manifest["env_steps"]
+        """Drop the metrics after the last checkpoint (or all), since they will be measured again; remember the best evaluation."""
+        steps = open_checkpoint(self._folder, "last").manifest["env_steps"] if can_resume(self._folder) else -1
         self._metrics.truncate_after(steps)
         evaluations = read_metrics(self._folder).get(_EVAL, np.array([]))
         self._best = float(np.max(evaluations[np.isfinite(evaluations)], initial=-math.inf))

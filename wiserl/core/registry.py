@@ -100,13 +100,19 @@ class WiseRL:
             raise InputError(f"make_agent('{name}', num={num}): one learner per agent is supported, so num must be 1")
         self.backend.make_agent(name, agent_class, sync, dict(resource or {}), kwargs)
 
-    def get_agent(self, name: str) -> AgentHandle:
+    def get_agent(self, name: str, inference: str = "runner") -> AgentHandle:
         """The agent's handle, waiting until it exists (on Ray, where another runner may be making it).
+
+        Args:
+            name: as given to `make_agent`.
+            inference: `runner`: act on a replica here, without a remote call; `learner`: act there, one call per action.
 
         Raises:
             InputError: it does not exist; the message names the agents that do.
         """
-        return self.backend.get_agent(name)
+        if inference not in ("runner", "learner"):
+            raise InputError(f"get_agent('{name}', inference='{inference}'): expected 'runner' or 'learner'")
+        return self.backend.get_agent(name, inference)
 
     def make_runner(self, name: str, runner_class: type[Runner], args: Any = None, num: int = 1,
                     resource: Mapping[str, Any] | None = None) -> RunnerGroup:  # fmt: skip

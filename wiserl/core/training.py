@@ -247,8 +247,9 @@ class TrainingAgent(Agent):
         self._paused += seconds
 
     def request_stop(self) -> None:
-        """End training after the next round."""
+        """End training: runners learn of it with the answer to what they send next."""
         self.stop = True
+        self._sync_model()
 
     def save(self) -> str:
         """Write a checkpoint to resume from, unless the newest one is of this very step; returns its path."""

@@ -66,7 +66,7 @@ class Backend(Protocol):
         """Put an agent on a learner, under a name."""
         ...
 
-    def get_agent(self, name: str) -> AgentHandle:
+    def get_agent(self, name: str, inference: str) -> AgentHandle:
         """A handle for the calling runner (or the script)."""
         ...
 

@@ -76,15 +76,15 @@ class LocalBackend:
         self._learners[name] = Learner(name, agent_class(sync=sync, **kwargs), sync)
         self._agents[name] = (agent_class, sync, kwargs)
 
-    def get_agent(self, name: str) -> AgentHandle:
+    def get_agent(self, name: str, inference: str) -> AgentHandle:
         """A handle with a replica of its own, as on Ray."""
         if name not in self._learners:
-            raise InputError(f"no agent named '{name}' (make it first with make_agent). {nearest(name, self._learners) or 'There is none yet'}")
+            raise InputError(f"no agent named '{name}' (make it first with make_agent). {nearest(name, self._learners)}")
         agent_class, sync, kwargs = self._agents[name]
         context = current_runner.get() or self._script
         link = _LocalLink(self, self._learners[name])
         handle = AgentHandle(
-            name, link, lambda: agent_class(sync=sync, **kwargs), agent_class, sync, context.rank, context.incarnation
+            name, link, lambda: agent_class(sync=sync, **kwargs), agent_class, sync, context.rank, context.incarnation, inference
         )
         context.handles.append(handle)
         return handle

@@ -11,14 +11,12 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from wiserl.core import registry
@@ -27,9 +25,10 @@ from wiserl.core.handle import AgentHandle
 from wiserl.core.learner import Ack, Shipment
 from wiserl.core.runner import Runner, construct_runner
 from wiserl.dist.backend import WAIT_SECONDS, Failure, RunnerContext, RunnerGroup, limit_threads
+from wiserl.dist.cluster import check_room, find_cluster
 from wiserl.dist.service import LearnerService
 from wiserl.dist.weights import Packed
-from wiserl.util.errors import ActorLost, InputError, LearnerLost, PlacementError, WaitTimeout, nearest
+from wiserl.util.errors import ActorLost, InputError, LearnerLost, WaitTimeout, nearest
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -41,7 +40,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 log = logging.getLogger("wiserl")
 
-CONNECT_SECONDS = 5.0
 PLACEMENT_GRACE_SECONDS = 5.0
 PLACEMENT_SECONDS = 120.0
 GET_AGENT_SECONDS = 120.0
@@ -142,20 +140,9 @@ def _wait_placed(placed: Any, what: str, resource: Mapping[str, Any]) -> None:
 
 def _check_room(what: str, resource: Mapping[str, Any], waited: float) -> None:
     """Raise PlacementError for an actor that has waited for its process so long (seconds) that it will hardly get one."""
-    if waited < PLACEMENT_GRACE_SECONDS:
-        return
-    asked = {"CPU": resource.get("num_cpus", 0), "GPU": resource.get("num_gpus", 0), **resource.get("resources", {})}
-    asked = {key: value for key, value in asked.items() if value}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    fits = any(all(node.get(key, 0) >= value for key, value in asked.items()) for node in nodes)
-    if fits and waited < PLACEMENT_SECONDS:
-        return
-    shown = [{k: v for k, v in node.items() if not k.startswith(("node:", "object_store"))} for node in nodes]
-    free = {key: ray.available_resources().get(key, 0) for key in asked or ["CPU"]}
-    raise PlacementError(
-        f"{what} cannot be placed: asked {asked or 'nothing'}, the cluster's {len(nodes)} node(s) have {shown} in all, of which "
-        f"{free} is free. Ask for less in resource=..., or add a node with `ray start`"
-    )
+    if waited > PLACEMENT_GRACE_SECONDS:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        check_room(what, resource, nodes, ray.available_resources(), patient=waited < PLACEMENT_SECONDS)
 
 
 @dataclass
@@ -250,47 +237,22 @@ class _Member:
 
 def _connect() -> None:
     """Connect this process to a cluster: `RayBackend.start` says to which."""
-    # address="auto" would also join a Ray that another script started for itself, and end with that script.
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "namespace": "wiserl", "include_dashboard": False}
-    address = os.environ.get("RAY_ADDRESS", "").replace("auto", "")
-    note = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray", "ray_current_cluster")
+    address = find_cluster()
     on_terminate = signal.getsignal(signal.SIGTERM)
-    # Where nobody listens, Ray would try for two minutes.
-    if address and address != "local" and not _answers(address):
-        raise InputError(
-            f"RAY_ADDRESS is {address}, but nothing answers there: start a cluster with `ray start --head` and take the address "
-            "it prints, or unset RAY_ADDRESS to have one started"
-        )
-    if not address and note.is_file() and not _answers(note.read_text(encoding="utf-8").strip()):
-        log.warning("the cluster that `ray start` began at %s has died (`ray stop` forgets it): starting another", note.read_text())
-        options["address"] = "local"
     try:
-        ray.init(**options)
+        # address="auto" would also join a Ray that another script started for itself, and end with that script. What
+        # `ray start` noted is left to Ray to find: only then does it use the token that `ray start` made.
+        ray.init(
+            address=None if address else "local", logging_level=logging.ERROR, namespace="wiserl", include_dashboard=False
+        )
     except ConnectionError as error:
         raise InputError(
-            f"the Ray cluster at {address or note.read_text()} did not let this process join: {error}. Its address has to be the one "
-            "`ray start` printed, and where it asks for a token, RAY_AUTH_MODE=token and the same token have to be set here too"
+            f"the Ray cluster at {address} does not let this process join: {error}. Its address has to be the one `ray start` "
+            "printed; where it asks for a token, RAY_AUTH_MODE=token and the same token have to be set here too"
         ) from None
     # A Ray of our own would answer SIGTERM by ending at once; who has a handler wants to save first.
     if callable(on_terminate) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)
-
-
-def _answers(address: str) -> bool:
-    """Whether something listens at host:port, or comes to within seconds. Other kinds of address are left to Ray."""
-    host, _, port = address.rpartition(":")
-    if "://" in address or not port.isdigit():
-        return True
-    give_up_at = time.monotonic() + CONNECT_SECONDS
-    while True:
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-        except OSError:
-            if time.monotonic() > give_up_at:
-                return False
-            time.sleep(0.25)
-        else:
-            return True
 
 
 class RayBackend:
@@ -317,7 +279,7 @@ class RayBackend:
         if connected_here:
             _connect()
         backend = cls(f"wiserl-{uuid.uuid4().hex[:12]}", connected_here)
-        atexit.register(backend.close)
+        atexit.register(backend._end_actors)  # Ray's own handler comes after it, when the last output has been shown
         return backend
 
     def make_agent(self, name: str, agent_class: type[Agent], sync: bool, resource: Mapping[str, Any],
@@ -340,14 +302,14 @@ class RayBackend:
             _wait_placed(placed, f"the learner of agent '{name}'", resource)
             _get(prepared, name, actor)
 
-    def get_agent(self, name: str) -> AgentHandle:
+    def get_agent(self, name: str, inference: str) -> AgentHandle:
         """A handle, waiting until the agent exists."""
         actor = self._find(name)
         sync, payload = _get(actor.recipe.remote(), name, actor)
         agent_class, kwargs = cloudpickle.loads(payload)
         link = _RayLink(name, actor, deque())
         handle = AgentHandle(
-            name, link, lambda: agent_class(sync=sync, **kwargs), agent_class, sync, self.context.rank, self.context.incarnation
+            name, link, lambda: agent_class(sync=sync, **kwargs), agent_class, sync, self.context.rank, self.context.incarnation, inference
         )
         self.context.handles.append(handle)
         return handle
@@ -419,7 +381,12 @@ class RayBackend:
 
     def close(self) -> None:
         """End every actor of this session, and leave the cluster; Ray ends it if it was started here."""
-        atexit.unregister(self.close)
+        atexit.unregister(self._end_actors)
+        self._end_actors()
+        if self._connected_here:
+            ray.shutdown()
+
+    def _end_actors(self) -> None:
         if not ray.is_initialized():
             return
         for member in self._group.members if self._group else []:
@@ -431,26 +398,21 @@ class RayBackend:
             ray.kill(self._keeper)
         self._actors.clear()
         self._group = self._keeper = None
-        if self._connected_here:
-            ray.shutdown()
 
     def _names(self) -> list[str]:
         named = ray.util.list_named_actors(all_namespaces=True)
         return [entry["name"] for entry in named if entry["namespace"] == self.session and entry["name"] != _KEEPER]
 
     def _find(self, name: str) -> Any:
-        begun = time.monotonic()
         # In the script nobody else could still be making it; in a runner, another runner may be.
-        patience = GET_AGENT_SECONDS if self.context.rank >= 0 else 0.0
+        give_up_at = time.monotonic() + (GET_AGENT_SECONDS if self.context.rank >= 0 else 0.0)
         while name not in self._actors:
-            try:
+            with contextlib.suppress(ValueError):
                 self._actors[name] = ray.get_actor(name, namespace=self.session)
-            except ValueError:
-                if time.monotonic() - begun >= patience:
-                    raise InputError(
-                        f"no agent named '{name}' after {patience:.0f} s (make it first with make_agent). {nearest(name, self._names())}"
-                    ) from None
-                time.sleep(0.02)
+                break
+            if time.monotonic() >= give_up_at:
+                raise InputError(f"no agent named '{name}' (make it first with make_agent). {nearest(name, self._names())}")
+            time.sleep(0.02)
         return self._actors[name]
 
     def _control(self, name: str, method: str, *args: Any) -> Any:

@@ -50,8 +50,8 @@ class Categorical(ActionHead):
         self.num_outputs = n
 
     def sample(self, outputs: Array, rng: np.random.Generator) -> Array:
-        # Gumbel-max: the argmax of logits plus Gumbel noise is a sample of the softmax.
-        choice: Array = (outputs - np.log(rng.standard_exponential(outputs.shape, np.float32))).argmax(-1)
+        # Gumbel-max: the argmax of logits plus Gumbel noise is a sample of the softmax. float32 draws can be 0.
+        choice: Array = (outputs - np.log(rng.standard_exponential(outputs.shape, np.float32) + 1e-20)).argmax(-1)
         return choice
 
     def mode(self, outputs: Array) -> Array:

@@ -1,0 +1,43 @@
+"""Envs that tests can stop, watch and break from outside, through files; importable as "tests.contract.envs:NAME"."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+
+
+class Gated(CartPoleEnv):
+    """CartPole of episodes of 50 steps, which waits while the file `folder/closed` exists, from step `after` of the env on.
+
+    While it waits, `folder/waiting-PID` exists: so a test knows that this process is in the midst of a step.
+    """
+
+    def __init__(self, folder: str, after: int) -> None:
+        super().__init__()
+        self._folder, self._after, self._total, self._steps = Path(folder), after, 0, 0
+
+    def reset(self, **kwargs: Any) -> Any:
+        self._steps = 0
+        return super().reset(**kwargs)
+
+    def step(self, action: Any) -> Any:
+        self._total += 1
+        self._steps += 1
+        if self._total >= self._after and (self._folder / "closed").exists():
+            waiting = self._folder / f"waiting-{os.getpid()}"
+            waiting.touch()
+            while (self._folder / "closed").exists():
+                time.sleep(0.01)
+            waiting.unlink(missing_ok=True)
+        obs, reward, terminated, _, info = super().step(action)
+        return obs, reward, terminated, self._steps >= 50, info
+
+
+def gated(folder: str, after: int = 0) -> gym.Env:
+    """See `Gated`."""
+    return Gated(folder, after)

@@ -1,0 +1,149 @@
+"""Ctrl-C and SIGTERM, at any time: the run ends with the signal's exit code, saved, and leaves no process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import wiserl
+from tests.contract.harness import Command, tiny, train_command, wait_for
+
+ENDLESS = 100_000_000
+BACKENDS = ["local", pytest.param("ray", marks=pytest.mark.ray)]
+
+
+def begin(launch: Any, run_dir: Path, backend: str, **changes: Any) -> Command:
+    options = tiny("ppo", total_steps=ENDLESS, checkpoint_every=1024, backend=backend, **changes)
+    return launch(*train_command("ppo", "CartPole-v1", run_dir, options))
+
+
+def saved_steps(run_dir: Path) -> int:
+    manifest = run_dir / "checkpoints" / "last" / "manifest.json"
+    return int(json.loads(manifest.read_text())["env_steps"]) if manifest.exists() else 0
+
+
+def assert_resumes(run_dir: Path) -> None:
+    """From what was saved, and not from the start."""
+    steps = saved_steps(run_dir)
+    summary = wiserl.train(
+        "ppo", "CartPole-v1", resume=run_dir, total_steps=steps + 512, backend="local", eval_every=0, eval_episodes=1, quiet=True
+    )
+    assert steps > 0
+    assert summary["env_steps"] == steps + 512
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("vector", ["inline", "process"])
+def test_a_signal_ends_a_local_run_saved_and_leaves_no_process(launch: Any, tmp_path: Path, signum: int, vector: str) -> None:
+    command = begin(launch, tmp_path / "run", "local", vector=vector, runners=1)
+    wait_for(lambda: saved_steps(tmp_path / "run"), "a checkpoint")
+    command.signal(signum, whole_group=signum == signal.SIGINT)
+    assert command.finish() == 128 + signum, command.output
+    assert not command.left_behind()
+    assert f"--resume {tmp_path / 'run'}" in " ".join(command.output.split())
+    assert_resumes(tmp_path / "run")
+
+
+@pytest.mark.ray
+def test_ctrl_c_in_a_terminal_ends_a_run_on_its_own_cluster_saved_and_leaves_no_process(launch: Any, tmp_path: Path, no_cluster: None) -> None:
+    command = begin(launch, tmp_path / "run", "ray", vector="process")
+    wait_for(lambda: saved_steps(tmp_path / "run"), "a checkpoint")
+    command.signal(signal.SIGINT, whole_group=True)
+    assert command.finish() == 130, command.output
+    assert not command.left_behind()
+    assert_resumes(tmp_path / "run")
+
+
+@pytest.mark.ray
+def test_sigterm_ends_a_run_on_its_own_cluster_saved_and_leaves_no_process(launch: Any, tmp_path: Path, no_cluster: None) -> None:
+    command = begin(launch, tmp_path / "run", "ray")
+    wait_for(lambda: saved_steps(tmp_path / "run"), "a checkpoint")
+    command.signal(signal.SIGTERM)
+    assert command.finish() == 143, command.output
+    assert not command.left_behind()
+    assert_resumes(tmp_path / "run")
+
+
+@pytest.mark.ray
+def test_a_signal_ends_a_run_that_joined_a_cluster_and_leaves_the_cluster(launch: Any, tmp_path: Path, cluster: Any) -> None:
+    command = begin(launch, tmp_path / "run", "ray", sync=False)
+    wait_for(lambda: saved_steps(tmp_path / "run"), "a checkpoint")
+    assert len(cluster.worker_pids("_RunnerActor")) == 2
+    command.signal(signal.SIGTERM)
+    assert command.finish() == 143, command.output
+    assert not command.left_behind()
+    for kind in ("_RunnerActor", "_LearnerActor", "_Keeper"):
+        wait_for(lambda kind=kind: not cluster.worker_pids(kind), f"the end of every {kind}")
+    assert_resumes(tmp_path / "run")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_start_up_ends_a_local_run_and_the_same_command_resumes_it(launch: Any, tmp_path: Path, signum: int) -> None:
+    folder = tmp_path / "run"
+    command = begin(launch, folder, "local")
+    wait_for((folder / "config.json").exists, "the run folder")
+    command.signal(signum)
+    assert command.finish() == 128 + signum, command.output
+    assert not command.left_behind()
+    steps = saved_steps(folder)  # none, if it had not begun to train
+    summary = wiserl.train("ppo", "CartPole-v1", resume=folder, total_steps=steps + 512, eval_episodes=1, quiet=True, backend="local")
+    assert summary["env_steps"] == steps + 512
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("delay", [0.0, 2.5, 4.5])
+def test_ctrl_c_during_start_up_on_ray_leaves_no_process(launch: Any, tmp_path: Path, no_cluster: None, delay: float) -> None:
+    command = begin(launch, tmp_path / "run", "ray")
+    wait_for((tmp_path / "run" / "config.json").exists, "the run folder")
+    time.sleep(delay)
+    command.signal(signal.SIGINT, whole_group=True)
+    assert command.finish() == 130, command.output
+    assert not command.left_behind()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_signal_interrupts_an_evaluation_and_the_run_ends_saved(
+    launch: Any, tmp_path: Path, backend: str, request: pytest.FixtureRequest
+) -> None:
+    if backend == "ray":
+        request.getfixturevalue("cluster")
+    folder = tmp_path / "run"
+    command = begin(launch, folder, backend, eval_every=512, eval_episodes=1_000_000)
+    wait_for((folder / "checkpoints" / "step_512").exists, "the checkpoint that is evaluated")
+    time.sleep(0.5)
+    command.signal(signal.SIGTERM)
+    assert command.finish(30.0) == 143, command.output
+    assert not command.left_behind()
+    assert_resumes(folder)
+
+
+def test_a_signal_interrupts_the_final_evaluation_of_a_trained_policy(launch: Any, tmp_path: Path) -> None:
+    options = tiny("ppo", total_steps=512, eval_episodes=1_000_000, backend="local", quiet=False)
+    options.pop("quiet")
+    args = train_command("ppo", "CartPole-v1", tmp_path / "run", options)
+    args.remove("--quiet")
+    command = launch(*args)
+    wait_for(lambda: "evaluating the final policy" in command.output, "the final evaluation")
+    command.signal(signal.SIGINT)
+    assert command.finish(30.0) == 130, command.output
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["env_steps"] == 512
+    assert summary["eval_return_mean"] is None
+
+
+def test_a_second_signal_does_not_wait_for_the_first(launch: Any, tmp_path: Path) -> None:
+    (tmp_path / "closed").touch()
+    options = tiny("ppo", total_steps=ENDLESS, backend="local", runners=1, **{"env.folder": tmp_path, "env.after": 5})
+    command = launch(*train_command("ppo", "tests.contract.envs:gated", tmp_path / "run", options))
+    wait_for((tmp_path / f"waiting-{command.pid}").exists, "the env in the midst of a step")
+    command.signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert command.process.poll() is None
+    os.kill(command.pid, signal.SIGINT)
+    assert command.finish(20.0) == 130, command.output

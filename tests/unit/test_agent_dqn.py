@@ -1,0 +1,265 @@
+"""DQN: its loss against numbers computed by hand, its switches, its pace, and what replay hands it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from tests.fragments import make_fragment, make_spec, random_obs
+from wiserl.agent.dqn import DQN, DQNConfig, loss
+from wiserl.buffer.prioritized import PrioritizedReplay
+from wiserl.util.errors import InputError
+
+
+class Table(torch.nn.Module):
+    """Q-values that are the observation itself, times a weight, in reverse order for a target."""
+
+    def __init__(self, flip: bool = False) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.flip = flip
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        return self.weight * (obs.flip(1) if self.flip else obs)
+
+
+def batch(**changes: Any) -> dict[str, Any]:
+    """Q-values taken: 1, 4 and 1. Next: 7 (double: 5), terminal, 1.5 (double: 1)."""
+    return {
+        "obs": torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 9.0]]),
+        "action": torch.tensor([0, 1, 0]),
+        "reward": torch.tensor([1.0, 1.0, 0.75]),
+        "next_obs": torch.tensor([[5.0, 7.0], [1.0, 9.0], [1.0, 1.5]]),
+        "terminated": torch.tensor([False, True, False]),
+        "discount": torch.tensor([0.5, 0.25, 0.5]),
+        **changes,
+    }
+
+
+def hand_loss(batch: dict[str, Any], **switches: bool) -> list[Any]:
+    total, taken, goal = loss(Table(), Table(flip=True), batch, DQNConfig(**switches))
+    assert taken.tolist() == [1.0, 4.0, 1.0]
+    return [total.item(), goal.tolist()]
+
+
+def test_the_loss_is_the_huber_of_the_temporal_difference_computed_by_hand():
+    # Errors -3.5, 3 and -0.5: 3.5 - 0.5, 3 - 0.5 and 0.5 * 0.25.
+    total, goal = hand_loss(batch())
+    assert goal == [1 + 0.5 * 7, 1.0, 0.75 + 0.5 * 1.5]
+    assert total == pytest.approx((3.0 + 2.5 + 0.125) / 3)
+
+
+def test_double_takes_the_online_networks_choice_at_the_targets_value():
+    total, goal = hand_loss(batch(), double=True)
+    assert goal == [1 + 0.5 * 5, 1.0, 0.75 + 0.5 * 1.0]
+    assert total == pytest.approx((2.0 + 2.5 + 0.5 * 0.25**2) / 3)
+
+
+def test_an_n_step_window_bootstraps_with_its_own_discount():
+    _, goal = hand_loss(batch(discount=torch.tensor([0.9**5, 0.9, 0.9**2])))
+    assert goal == pytest.approx([1 + 0.9**5 * 7, 1.0, 0.75 + 0.9**2 * 1.5])
+
+
+def test_importance_weights_scale_each_row():
+    total, _ = hand_loss(batch(weight=torch.tensor([1.0, 0.5, 0.0])))
+    assert total == pytest.approx((3.0 + 0.5 * 2.5) / 3)
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_no_gradient_flows_into_what_is_aimed_at(double):
+    network, target, rows = Table(), Table(flip=True), batch()
+    rows["next_obs"].requires_grad_()
+    total, taken, goal = loss(network, target, rows, DQNConfig(double=double))
+    total.backward()
+    assert target.weight.grad is None
+    assert rows["next_obs"].grad is None
+    assert not taken.requires_grad
+    assert not goal.requires_grad
+    # Huber's slope is the sign of errors beyond 1: -1 * 1 (Q taken), 1 * 4, and the error itself below.
+    assert network.weight.grad.item() == pytest.approx((-1.0 + 4.0 + (-0.25 if double else -0.5)) / 3)
+
+
+def make_agent(spec: Any = None, streams: int = 2, total_steps: int = 1000, seed: int = 0, **config: Any) -> DQN:
+    config = {"learning_starts": 0, "train_freq": 1, "buffer_size": 1000, "hidden_sizes": (8,), "batch_size": 16} | config
+    agent = DQN(spec=spec or make_spec(), config=DQNConfig(**config), num_streams=streams, total_steps=total_steps, seed=seed)
+    agent._start_learning()
+    return agent
+
+
+def feed(agent: DQN, steps: int = 5, **options: Any) -> dict[str, float]:
+    fragment = make_fragment(agent.spec, steps, agent.num_streams, **options)
+    agent.env_steps += steps * agent.num_streams
+    return agent.update(fragment)
+
+
+def test_dueling_streams_add_up_to_value_plus_centred_advantage():
+    agent = make_agent(dueling=True)
+    obs = torch.randn(5, 3)
+    features = agent.policy.encoder(obs)
+    q, advantage = agent.policy(obs), agent.policy.advantage(features)
+    torch.testing.assert_close(q.mean(1), agent.policy.value(features).squeeze(1))
+    torch.testing.assert_close(q - q.mean(1, keepdim=True), advantage - advantage.mean(1, keepdim=True))
+
+
+def test_epsilon_is_one_until_learning_starts_then_falls_over_its_share_of_training():
+    agent = make_agent(
+        learning_starts=100, exploration_fraction=0.5, exploration_initial_eps=0.8, exploration_final_eps=0.2
+    )
+    found = []
+    for agent.env_steps in (0, 99, 100, 250, 500, 1000, 2000):
+        found.append(agent.epsilon)
+    assert found == pytest.approx([1.0, 1.0, 0.8 - 0.6 * 0.2, 0.5, 0.2, 0.2, 0.2])
+
+
+OBSERVATIONS = [
+    spaces.Box(-1.0, 1.0, (3,), np.float32),
+    spaces.Box(-1.0, 1.0, (2, 2), np.float64),
+    spaces.Discrete(3),
+    spaces.MultiBinary([2, 2]),
+    spaces.Box(0, 255, (10, 10, 1), np.uint8),
+    spaces.Dict({"image": spaces.Box(0, 255, (8, 8, 3), np.uint8), "more": spaces.Tuple((spaces.Discrete(2),))}),
+]
+
+
+@pytest.mark.parametrize("dueling", [False, True])
+@pytest.mark.parametrize("observation", OBSERVATIONS)
+def test_random_mixed_and_greedy_actions_have_one_shape_and_dtype_whatever_the_observation(observation, dueling):
+    agent = make_agent(make_spec(observation, spaces.Discrete(4), agents=2), dueling=dueling, learning_starts=10)
+    obs = random_obs(observation, (5, 2), np.random.default_rng(0))
+    actions = []
+    for agent.env_steps in (0, 50, 1000):
+        actions.append(agent.choose_action(obs)["action"])
+    actions.append(agent.choose_action(obs, deterministic=True)["action"])
+    assert {(action.shape, action.dtype.str) for action in actions} == {((5, 2), "<i8")}
+    agent.env_steps = 0
+    feed(agent, 10)
+    assert agent.updates > 0
+
+
+def test_deterministic_actions_are_greedy_even_before_learning_starts():
+    agent = make_agent(learning_starts=100)
+    obs = make_fragment(steps=50)["obs"][:, 0]
+    values = agent.policy(torch.from_numpy(obs).flatten(0, 1)).detach().numpy()
+    assert np.array_equal(agent.choose_action(obs, deterministic=True)["action"].ravel(), values.argmax(1))
+
+
+def test_a_share_of_epsilon_of_the_actions_is_random():
+    agent = make_agent(exploration_initial_eps=0.4, exploration_final_eps=0.4)
+    obs = np.broadcast_to(make_fragment()["obs"][:1, 0], (20_000, 1, 3))
+    greedy = agent.choose_action(obs, deterministic=True)["action"]
+    differs = (agent.choose_action(obs)["action"] != greedy).mean()
+    assert differs == pytest.approx(0.4 * 3 / 4, abs=0.02)  # a random action is the greedy one in a quarter of cases
+
+
+def test_updates_follow_env_steps_not_calls():
+    agent = make_agent(learning_starts=12, train_freq=4, gradient_steps=2)
+    logs = [feed(agent, steps) for steps in (5, 1, 2, 20)]  # 10, 12, 16, 56 env steps of two envs
+    assert logs[0] == logs[1] == {}
+    assert agent.updates == (56 - 12) // 4 * 2
+    assert {"losses/td_loss", "losses/q_values", "charts/learning_rate", "charts/epsilon"} == set(logs[3])
+
+
+@pytest.mark.parametrize(("tau", "mix"), [(1.0, 1.0), (0.25, 0.25)])
+def test_the_target_takes_over_its_share_at_each_interval_of_env_steps(tau, mix):
+    agent = make_agent(train_freq=2, target_update_interval=10, tau=tau)
+    initial = agent._target_flat.clone()
+    assert torch.equal(initial, agent.flat)
+    feed(agent, 4)  # 8 env steps, 4 updates: not yet
+    assert agent.updates == 4
+    assert torch.equal(agent._target_flat, initial)
+    feed(agent, 1)  # 10 env steps, the fifth update
+    torch.testing.assert_close(agent._target_flat, initial.lerp(agent.flat.detach(), mix))
+    assert torch.equal(agent._target_flat[:4], agent.target.state_dict()["encoder.mlp.layers.0.weight"].flatten()[:4])
+
+
+@pytest.mark.parametrize(("decay", "expected"), [("none", 1e-3), ("linear", 0.75e-3)])
+def test_the_learning_rate_falls_with_progress_where_that_is_asked_for(decay, expected):
+    agent = make_agent(learning_rate=1e-3, learning_rate_decay=decay, total_steps=40)
+    assert feed(agent, 5)["charts/learning_rate"] == pytest.approx(expected)
+
+
+def test_n_step_and_gamma_reach_replay():
+    agent = make_agent(n_step=3, gamma=0.5)
+    feed(agent, 30)
+    discounts = agent.replay.sample(200)["discount"]
+    assert set(discounts.tolist()) == {0.5, 0.25, 0.125}
+    assert (discounts == 0.125).mean() > 0.8
+
+
+def test_rows_of_agents_that_are_gone_never_reach_a_batch():
+    spec = make_spec(agents=2)
+    alive = np.random.default_rng(0).random((20, 2, 2)) < 0.5
+    fragment = make_fragment(spec, 20, 2, alive=alive)
+    fragment["obs"][~alive] = 777.0
+    for prioritized in (False, True):
+        agent = make_agent(spec, prioritized=prioritized)
+        agent.replay.add(fragment)
+        assert len(agent.replay) == alive.sum()
+        assert not (agent.replay.sample(500)["obs"] == 777.0).any()
+
+
+def test_priorities_are_the_absolute_errors_and_weights_grow_to_full_correction():
+    agent = make_agent(prioritized=True, prioritized_alpha=1.0, prioritized_beta=0.4, total_steps=100)
+    replay, seen = agent.replay, []
+    assert isinstance(replay, PrioritizedReplay)
+    sample, update_priorities = replay.sample, replay.update_priorities
+
+    def spy_sample(size: int, beta: float) -> Any:
+        seen.append([beta, sample(size, beta)])
+        return seen[-1][1]
+
+    def spy_update(index: Any, errors: Any) -> None:
+        seen[-1] += [index, errors]
+        update_priorities(index, errors)
+
+    replay.sample, replay.update_priorities = spy_sample, spy_update
+    before = [copy.deepcopy(agent.policy), copy.deepcopy(agent.target)]
+    feed(agent, 5, end_rate=0.3)
+    assert [entry[0] for entry in seen] == pytest.approx([0.4 + 0.6 * 0.1] * 10)
+    _, rows, index, errors = seen[0]
+    assert np.array_equal(index, rows["index"])
+    tensors = {name: torch.as_tensor(value) for name, value in rows.items()}
+    _, taken, goal = loss(*before, tensors, agent.config)
+    np.testing.assert_allclose(errors, (goal - taken).abs().numpy(), rtol=1e-5)
+    feed(agent, 45)
+    assert seen[-1][0] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("prioritized", [False, True])
+def test_a_restored_learner_goes_on_bit_for_bit(prioritized):
+    config = {"prioritized": prioritized, "n_step": 3, "tau": 0.5, "target_update_interval": 3}
+    agent, restored = make_agent(**config), make_agent(seed=1, **config)
+    feed(agent, 20, end_rate=0.1)
+    restored.policy.load_state_dict(agent.policy.state_dict())
+    restored.load_learner_state(copy.deepcopy(agent.learner_state()))
+    restored.load_replay_state(copy.deepcopy(agent.replay_state()))
+    restored.env_steps, restored.updates = agent.env_steps, agent.updates
+    for each in (agent, restored):
+        feed(each, 10, seed=1, end_rate=0.1)
+    assert torch.equal(agent.flat, restored.flat)
+    assert torch.equal(agent._target_flat, restored._target_flat)
+
+
+def test_acting_follows_weights_that_are_taken_in():
+    agent, replica = make_agent(seed=0), make_agent(seed=1)
+    obs = make_fragment(steps=40)["obs"][:, 0]
+    assert not np.array_equal(agent.choose_action(obs, True)["action"], replica.choose_action(obs, True)["action"])
+    replica._update_model(agent.weights())
+    assert np.array_equal(agent.choose_action(obs, True)["action"], replica.choose_action(obs, True)["action"])
+
+
+@pytest.mark.parametrize(
+    ("sync", "runners", "envs", "expected"), [(True, 1, 1, 4), (True, 2, 1, 2), (True, 1, 8, 1), (False, 1, 8, 8), (False, 2, 1, 64)]
+)
+def test_a_fragment_is_what_one_training_step_waits_for_or_64_env_steps_in_async(sync, runners, envs, expected):
+    assert DQN.steps_per_fragment(DQNConfig(train_freq=4), sync, runners, envs) == expected
+
+
+def test_an_env_it_cannot_act_in_is_refused_with_one_that_can():
+    with pytest.raises(InputError, match=r"dqn cannot act in Box.*needs a Discrete action space. ppo does Box"):
+        DQN(spec=make_spec(action=spaces.Box(-1, 1, (1,), np.float32)), config=DQNConfig())

@@ -1,0 +1,89 @@
+"""What can be said of a Ray cluster without Ray: where it is, and whether it has room."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wiserl.util.errors import InputError, PlacementError
+
+log = logging.getLogger("wiserl")
+
+CONNECT_SECONDS = 5.0
+
+
+def find_cluster() -> str | None:
+    """Address of the cluster to join: RAY_ADDRESS, else what `ray start` noted on this machine; None: there is none.
+
+    It is tried first, since Ray itself would wait for two minutes where nobody listens.
+
+    Raises:
+        InputError: nothing answers at RAY_ADDRESS.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address not in ("", "auto"):
+        if address != "local" and not _answers(address):
+            raise InputError(
+                f"RAY_ADDRESS is {address}, but nothing answers there: start a cluster with `ray start --head` and take the "
+                "address it prints, or unset RAY_ADDRESS to have one started"
+            )
+        return None if address == "local" else address
+    note = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray", "ray_current_cluster")
+    if not note.is_file():
+        return None
+    address = note.read_text(encoding="utf-8").strip()
+    if _answers(address):
+        return address
+    log.warning("the cluster that `ray start` began at %s is gone (`ray stop` forgets it): starting another", address)
+    return None
+
+
+def _answers(address: str) -> bool:
+    """Whether something listens at host:port, or comes to within seconds. Other kinds of address are left to Ray."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not port.isdigit():
+        return True
+    give_up_at = time.monotonic() + CONNECT_SECONDS
+    while not (listens := _listens(host.strip("[]"), int(port))) and time.monotonic() < give_up_at:
+        time.sleep(0.25)
+    return listens
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def check_room(what: str, resource: Mapping[str, Any], nodes: Sequence[Mapping[str, float]], free: Mapping[str, float],
+               patient: bool) -> None:  # fmt: skip
+    """Judge whether an actor that has no process yet may still get one.
+
+    Args:
+        what: the actor, for the message.
+        resource: Ray's actor options, as it was asked for.
+        nodes: what each living node has in all, by the name of the resource.
+        free: what is free on all of them together.
+        patient: whether to go on waiting if some node is large enough, but taken.
+
+    Raises:
+        PlacementError: it will hardly get one; the message says what was asked and what exists.
+    """
+    asked = {"CPU": resource.get("num_cpus", 0), "GPU": resource.get("num_gpus", 0), **resource.get("resources", {})}
+    asked = {key: value for key, value in asked.items() if value}
+    fits = any(all(node.get(key, 0) >= value for key, value in asked.items()) for node in nodes)
+    if fits and patient:
+        return
+    shown = [{key: value for key, value in node.items() if not key.startswith(("node:", "object_store"))} for node in nodes]
+    left = {key: free.get(key, 0) for key in asked or ["CPU"]}
+    raise PlacementError(
+        f"{what} cannot be placed: asked {asked or 'nothing'}, the cluster's {len(nodes)} node(s) have {shown} in all, of which "
+        f"{left} is free. Ask for less in resource=..., or add a node with `ray start`"
+    )
