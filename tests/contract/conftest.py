@@ -56,7 +56,7 @@ def own_cluster() -> Iterator[RayCluster]:
         ray = Path(sys.executable).with_name("ray")
         subprocess.run(
             [ray, "start", "--head", f"--port={free_port()}", "--num-cpus=2", "--include-dashboard=false",
-             "--disable-usage-stats", "--ray-client-server-port=0", "--dashboard-agent-listen-port=0"],
+             "--disable-usage-stats", "--dashboard-agent-listen-port=0"],
             env=environment, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=60,
         )  # fmt: skip
         try:

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,9 @@ def save_checkpoint(folder: Path, manifest: Mapping[str, Any], weights: Mapping[
     partial = folder / f".{path.name}.{os.getpid()}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    # Cloned: safetensors refuses tensors that share memory, and policy and value of an image policy share a network.
     safetensors.torch.save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, partial / _WEIGHTS
+        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}, partial / _WEIGHTS
     )
     torch.save(dict(state), partial / _STATE)
     if replay is not None:
@@ -97,12 +98,14 @@ def point_to(folder: Path, name: str, path: Path) -> None:
     link.replace(folder / name)
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints and those `last` and `best` name, and what killed runs left unfinished."""
+def prune(folder: Path, keep: int, needed: Collection[str] = ()) -> None:
+    """Remove all but the newest `keep` checkpoints, those `last` and `best` name and those in `needed` (folder names), and
+    what killed runs left unfinished.
+    """
     named = {(folder / name).resolve() for name in ("last", "best")}
     steps = sorted(_steps(folder), key=lambda path: int(path.name[5:]))
     for path in steps[: max(len(steps) - keep, 0)]:
-        if path.resolve() not in named:
+        if path.resolve() not in named and path.name not in needed:
             shutil.rmtree(path)
     for path in folder.glob(".*.partial"):
         shutil.rmtree(path, ignore_errors=True)

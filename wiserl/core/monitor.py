@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -19,7 +19,7 @@ from wiserl.core.evaluation import evaluate
 from wiserl.core.policy import Policy
 from wiserl.core.run_config import RunConfig
 from wiserl.util.console import Console
-from wiserl.util.errors import InputError, Interrupted
+from wiserl.util.errors import Interrupted
 from wiserl.util.logging import MetricsWriter, read_metrics
 
 POLL_SECONDS = 0.1
@@ -58,7 +58,7 @@ class StopSignals:
         if again or not self.orderly:
             raise Interrupted(signum)
 
-    @contextmanager
+    @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
         """Let signals interrupt what is done inside, whatever was the rule outside."""
         before, self.orderly = self.orderly, False
@@ -143,16 +143,10 @@ class Monitor:
         self._signals.orderly = False
 
     def _evaluate_on_the_way(self, path: Path, env_steps: int) -> None:
-        try:
+        # If a signal interrupts it, the next poll asks training to stop.
+        with contextlib.suppress(Interrupted):
             self._evaluate(path, env_steps)
-        except Interrupted:
-            return  # the next poll asks training to stop
-        except InputError:
-            if path.exists():
-                raise
-            # On Ray training goes on meanwhile, and old checkpoints are removed.
-            self._console.warning(f"the evaluation at {env_steps:,} env steps is left out: training has overtaken it. "
-                                  "A larger --eval-every or fewer --eval-episodes avoid that")  # fmt: skip
+        self._call("evaluated", str(path))
 
     def _evaluate(self, path: Path, env_steps: int) -> tuple[float, float]:
         run = self._run

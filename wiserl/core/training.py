@@ -100,6 +100,7 @@ class TrainingAgent(Agent):
         self.algorithm._start_learning()
         self._checkpoints = Path(plan.run_dir) / "checkpoints"
         self._events: list[Event] = []
+        self._to_evaluate: set[str] = set()
         self._sums: dict[str, list[float]] = {}
         self._returns: deque[float] = deque(maxlen=100)
         self._lengths: deque[int] = deque(maxlen=100)
@@ -164,7 +165,9 @@ class TrainingAgent(Agent):
             self.save()
         if self._next_eval is not None and steps >= self._next_eval and not at_end:
             self._next_eval = _after(steps, self.plan.eval_every)
-            self._events.append(Event("evaluate", steps, str(self._write(with_replay=False))))
+            path = self._write(with_replay=False)
+            self._to_evaluate.add(path.name)
+            self._events.append(Event("evaluate", steps, str(path)))
         if at_end or steps >= self._next_log:
             self._next_log = steps + self.plan.log_every
             self._events.append(Event("metrics", steps, self._row()))
@@ -246,6 +249,10 @@ class TrainingAgent(Agent):
         """Leave this time out of the rate: evaluation, where it ran in this process."""
         self._paused += seconds
 
+    def evaluated(self, path: str) -> None:
+        """A checkpoint that an event asked to evaluate is needed no longer."""
+        self._to_evaluate.discard(Path(path).name)
+
     def request_stop(self) -> None:
         """End training: runners learn of it with the answer to what they send next."""
         self.stop = True
@@ -261,7 +268,7 @@ class TrainingAgent(Agent):
             self._saved_at = steps
             if before.is_dir() and before != path.resolve():
                 drop_replay(before)
-            prune(self._checkpoints, self.plan.keep_checkpoints)
+            prune(self._checkpoints, self.plan.keep_checkpoints, self._to_evaluate)
         return str(self._checkpoints / f"step_{steps}")
 
     def _write(self, with_replay: bool) -> Path:
