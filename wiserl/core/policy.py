@@ -13,7 +13,7 @@ from wiserl.core.batch import Array, Nested
 from wiserl.core.checkpoint import Checkpoint, open_checkpoint
 from wiserl.core.config import make_config
 from wiserl.env.spaces import ActionCodec, EnvSpec, check_observation, observation_zeros, write_observation
-from wiserl.util.errors import InputError
+from wiserl.util.errors import EnvError, InputError
 
 
 class Policy:
@@ -53,7 +53,7 @@ class Policy:
             check_observation(self.spec.observation_space, obs, self.spec.agents[0])
             buffers = observation_zeros(self.spec.observation_space, (1, 1))
             write_observation(self.spec.observation_space, buffers, (0, 0), obs)
-        except (TypeError, ValueError, KeyError) as error:
+        except (EnvError, TypeError, ValueError, KeyError) as error:
             raise InputError(f"observation does not fit {self.spec.observation_space}: {error}") from None
         action = self._codec.to_env(self.act(buffers, deterministic))[0, 0]
         return action.item() if np.ndim(action) == 0 else action

@@ -262,11 +262,12 @@ class TrainingAgent(Agent):
         """Write a checkpoint to resume from, unless the newest one is of this very step; returns its path."""
         steps = self.algorithm.env_steps
         if self._saved_at != steps:
-            before = (self._checkpoints / "last").resolve()
+            last = self._checkpoints / "last"
+            before = last.resolve() if last.exists() else None
             path = self._write(with_replay=self.plan.save_replay)
             point_to(self._checkpoints, "last", path)
             self._saved_at = steps
-            if before.is_dir() and before != path.resolve():
+            if before is not None and before != path.resolve():
                 drop_replay(before)
             prune(self._checkpoints, self.plan.keep_checkpoints, self._to_evaluate)
         return str(self._checkpoints / f"step_{steps}")

@@ -316,7 +316,8 @@ class RayBackend:
 
     def make_runners(self, name: str, runner_class: type[Runner], args: Any, num: int, resource: Mapping[str, Any]) -> RunnerGroup:
         """Place the runners; they construct themselves while the script goes on."""
-        self._keeper = ray.remote(_Keeper).options(name=_KEEPER, namespace=self.session, **_near_files()).remote()
+        if self._keeper is None:
+            self._keeper = ray.remote(_Keeper).options(name=_KEEPER, namespace=self.session, **_near_files()).remote()
         payload = cloudpickle.dumps((runner_class, args))
         members = [_Member(self.session, payload, rank, num, resource) for rank in range(num)]
         self._group = RunnerGroup(name, runner_class, args, num, resource, members)

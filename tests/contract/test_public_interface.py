@@ -1,0 +1,145 @@
+"""The interface of a user's own agents and runners: the same script on every backend, and what is promised about it."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.contract.agents import Stepper, Tally, Unfollowed
+from tests.contract.harness import kill_when_there, marked
+from wiserl import WiseRL
+
+SCRIPTS = Path(__file__).parent / "scripts"
+SCRIPT = SCRIPTS / "user_ddpg.py"
+
+
+@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.ray)])
+def wise_rl(request: pytest.FixtureRequest) -> Iterator[WiseRL]:
+    """A `WiseRL` on either backend."""
+    if request.param == "ray":
+        request.getfixturevalue("cluster")
+    wise_rl = WiseRL(request.param)
+    yield wise_rl
+    wise_rl.close()
+
+
+def run_steppers(wise_rl: WiseRL, folder: Path, num: int = 2, **args: Any) -> list[dict[str, Any]]:
+    """Run `Stepper`s to their end; returns their reports, by rank."""
+    runners = wise_rl.make_runner("stepper", Stepper, {"folder": str(folder), **args}, num=num)
+    wise_rl.start_all_runners(runners)
+    return [ast.literal_eval((folder / f"report-{rank}").read_text()) for rank in range(num)]
+
+
+def assert_learned(folder: Path, processes: int) -> None:
+    reports = [(folder / f"runner-{rank}").read_text().split() for rank in range(2)]
+    assert len({pid for pid, _, _ in reports}) == processes
+    for _, version, change in reports:
+        assert int(version) > 0
+        assert float(change) > 0.0, "the replica's weights are those it began with"
+
+
+@pytest.mark.parametrize("flags", [[], ["--no-wait"]], ids=["sync", "async"])
+def test_a_users_script_runs_with_wiserl_backend_local(launch: Any, tmp_path: Path, flags: list[str]) -> None:
+    command = launch(sys.executable, SCRIPT, *flags, WISERL_BACKEND="local")
+    assert command.finish() == 0, command.output
+    assert "the script went on to its end" in command.output
+    assert_learned(tmp_path, processes=1)
+
+
+@pytest.mark.ray
+def test_a_users_script_runs_where_there_is_no_cluster_and_leaves_none(launch: Any, tmp_path: Path, no_cluster: None) -> None:
+    command = launch(sys.executable, SCRIPT)
+    assert command.finish() == 0, command.output
+    assert "the script went on to its end" in command.output
+    assert_learned(tmp_path, processes=2)
+    assert not command.left_behind()
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("flags", [[], ["--no-wait"]], ids=["sync", "async"])
+def test_a_users_script_joins_what_ray_start_began_and_does_not_stop_it(
+    launch: Any, tmp_path: Path, cluster: Any, flags: list[str]
+) -> None:
+    before = {process.pid for process in marked(cluster.mark) if process.name() in ("raylet", "gcs_server")}
+    command = launch(sys.executable, SCRIPT, "--out", tmp_path, *flags)
+    assert command.finish() == 0, command.output
+    assert_learned(tmp_path, processes=2)
+    runner_pids = {int((tmp_path / f"runner-{rank}").read_text().split()[0]) for rank in range(2)}
+    assert not runner_pids & {process.pid for process in marked(command.mark)}, "the runners were not the cluster's"
+    assert not command.left_behind()
+    assert len(before) == 2
+    assert before <= {process.pid for process in marked(cluster.mark)}
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("backend", ["local", "ray"])
+def test_a_wiserl_object_in_a_module_works_in_the_runners(
+    launch: Any, tmp_path: Path, cluster: Any, backend: str
+) -> None:
+    command = launch(sys.executable, SCRIPTS / "uses_library.py", tmp_path, WISERL_BACKEND=backend)
+    assert command.finish() == 0, command.output
+    assert [(tmp_path / f"runner-{rank}").read_text() for rank in range(2)] == ["256", "256"]
+
+
+def test_a_breakpoint_in_update_stops_on_the_local_backend(tmp_path: Path) -> None:
+    line = next(number for number, text in enumerate(SCRIPT.read_text().splitlines(), 1) if "self.memory.append" in text)
+    typed = f"b {SCRIPT}:{line}\nc\np 'reward is', reward\nclear 1\nc\nq\n"
+    environment = {**os.environ, "WISERL_BACKEND": "local"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pdb", SCRIPT, "--episodes", "1"],
+        input=typed, text=True, capture_output=True, cwd=tmp_path, env=environment, timeout=60, check=False,
+    )  # fmt: skip
+    assert "-> self.memory.append" in done.stdout, done.stdout + done.stderr
+    assert re.search(r"\('reward is', np.float64\(-\d", done.stdout), done.stdout
+    assert "the script went on to its end" in done.stdout
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_no_remote_call_happens_per_step_and_an_agent_that_never_publishes_is_followed(wise_rl: WiseRL, tmp_path: Path, sync: bool) -> None:
+    reports = run_steppers(wise_rl, tmp_path, agent=Tally, sync=sync)
+    for report in reports:
+        assert report["calls"] == {"ship": Stepper.STEPS // Tally.ship_every}
+        assert report["acted_in"] == report["pid"]
+        assert report["seen"] > report["first"] == 0
+        if sync:
+            assert report["seen"] == 2 * (Stepper.STEPS - Tally.ship_every)
+
+
+def test_an_agent_without_hooks_acts_on_the_learner_and_that_is_said_once(
+    wise_rl: WiseRL, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="wiserl"):
+        reports = run_steppers(wise_rl, tmp_path, agent=Unfollowed)
+    for report in reports:
+        assert report["calls"]["act"] == Stepper.STEPS + 1
+        assert report["seen"] > 0
+        assert (report["acted_in"] != report["pid"]) == (wise_rl.backend.name == "ray")
+    wise_rl.close()
+    told = caplog.text + capfd.readouterr().err
+    assert told.count("so it acts on the learner: one remote call per step") == 1
+
+
+@pytest.mark.ray
+def test_an_agent_made_inside_runner_0_survives_it(cluster: Any, tmp_path: Path) -> None:
+    wise_rl = WiseRL("ray")
+    killer = threading.Thread(target=kill_when_there, args=(tmp_path / "pid",))
+    killer.start()
+    try:
+        reports = run_steppers(wise_rl, tmp_path, agent=Tally, wait_at=200)
+    finally:
+        killer.join()
+        wise_rl.close()
+    assert [report["incarnation"] for report in reports] == [1, 0]
+    # Three shipments of the dead incarnation had been learned from before the next one began.
+    assert reports[0]["first"] >= 3 * Tally.ship_every
+    assert reports[0]["seen"] >= 3 * Tally.ship_every + Stepper.STEPS - Tally.ship_every

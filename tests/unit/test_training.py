@@ -1,0 +1,267 @@
+"""What the learner does around an algorithm: steps, lag, boundaries, checkpoints, and what it tells the driver."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.envs import BoxObs, Chain, DyingAgents
+from tests.fragments import make_fragment
+from tests.plans import make_plan, start
+from wiserl.core.batch import Fragment
+from wiserl.core.checkpoint import open_checkpoint
+from wiserl.core.gym_runner import GymRunner
+from wiserl.core.learner import Learner
+from wiserl.core.training import TrainingAgent, TrainPlan
+from wiserl.dist.weights import unpack
+
+
+def make_learner(plan: TrainPlan, sync: bool = True) -> TrainingAgent:
+    return Learner("learner", TrainingAgent(sync, plan=plan), sync).agent
+
+
+def fragment_for(plan: TrainPlan, rank: int = 0, version: int = 0, steps: int = 8, **options: Any) -> Fragment:
+    envs = plan.envs
+    fragment = make_fragment(plan.spec, steps, envs, **options)
+    fragment["log_prob"] = np.full(fragment["reward"].shape, -1.0, np.float32)
+    place = {"rank": np.full(envs, rank), "stream": rank * envs + np.arange(envs), "version": np.full(envs, version)}
+    return fragment | place
+
+
+def spy_on_updates(agent: TrainingAgent) -> list[Fragment]:
+    seen: list[Fragment] = []
+    original = agent.algorithm.update
+
+    def spy(fragment: Fragment) -> dict[str, float]:
+        seen.append(dict(fragment))
+        return original(fragment)
+
+    agent.algorithm.update = spy
+    return seen
+
+
+def test_fragments_of_a_round_are_learned_from_together_and_env_steps_counted(tmp_path):
+    plan = make_plan(tmp_path, "ppo", BoxObs, runners=2)
+    agent = make_learner(plan)
+    seen = spy_on_updates(agent)
+    agent._update_round([[(fragment_for(plan, 0),)], [(fragment_for(plan, 1),)]])
+    assert seen[0]["reward"].shape == (8, 4, 1)
+    assert seen[0]["stream"].tolist() == [0, 1, 2, 3]
+    assert (agent.algorithm.env_steps, agent.version, agent.status()["env_steps"]) == (32, 1, 32)
+
+
+def test_env_steps_do_not_count_rows_in_which_nobody_acted(tmp_path):
+    plan = make_plan(tmp_path, "ppo", BoxObs)
+    agent = make_learner(plan)
+    alive = np.ones((8, 2, 1), bool)
+    alive[3:5, 0] = False
+    agent.update(fragment_for(plan, alive=alive))
+    assert agent.algorithm.env_steps == 14
+
+
+def test_a_fragment_that_breaks_the_schema_is_refused(tmp_path):
+    plan = make_plan(tmp_path, "ppo", BoxObs)
+    agent = make_learner(plan)
+    with pytest.raises(ValueError, match="fragment field action"):
+        agent.update(fragment_for(plan, fresh=np.array([True, True]), action=np.zeros((3, 2, 1), np.int64)))
+
+
+def test_old_fragments_are_dropped_in_async_on_policy_training_and_counted(tmp_path):
+    plan = make_plan(tmp_path, "ppo", BoxObs, config={"max_policy_lag": 2}, total_steps=10_000)
+    agent = make_learner(plan, sync=False)
+    versions = [0, 0, 1, 0, 3, 1]  # learned from at versions 0, 1, 2, 3 (lag 3: too old), 3, 4 (lag 3: too old)
+    for version in versions:
+        agent.update(fragment_for(plan, version=version))
+    status = agent.status()
+    assert status["fragments_dropped"] == 2
+    assert status["env_steps"] == 4 * 16
+    assert (status["policy_lag_mean"], status["policy_lag_max"]) == (2 / 4, 1)
+
+
+@pytest.mark.parametrize(("algo", "sync"), [("dqn", False), ("ppo", True)])
+def test_off_policy_and_in_sync_no_fragment_is_too_old(tmp_path, algo, sync):
+    plan = make_plan(tmp_path, algo, BoxObs, total_steps=10_000)
+    agent = make_learner(plan, sync)
+    agent.version = 50
+    agent.update(fragment_for(plan))
+    assert (agent.status()["fragments_dropped"], agent.status()["policy_lag_max"]) == (0, 50)
+
+
+def test_training_stops_at_its_steps_and_what_comes_later_is_ignored(tmp_path):
+    plan = make_plan(tmp_path, "ppo", BoxObs, total_steps=32)
+    agent = make_learner(plan)
+    seen = spy_on_updates(agent)
+    for _ in range(4):
+        agent.update(fragment_for(plan))
+    assert len(seen) == 2
+    assert (agent.stop, agent.algorithm.env_steps) == (True, 32)
+
+
+def test_replicas_learn_version_steps_stop_and_boundary_with_the_weights(tmp_path):
+    plan = make_plan(tmp_path, "dqn", BoxObs, total_steps=32)
+    learner = Learner("learner", TrainingAgent(True, plan=plan), True)
+    replica = TrainingAgent(True, plan=plan)
+    for expected in [(0, 0, False, 0), (1, 16, False, 0), (2, 32, True, 1)]:
+        if expected[0]:
+            learner.agent.update(fragment_for(plan))
+            learner._publish()
+        replica._update_model(unpack(learner.ack(-1).weights))
+        assert (replica.version, replica.algorithm.env_steps, replica.stop, replica.boundary) == expected
+        assert torch.equal(replica.algorithm.flat, learner.agent.algorithm.flat)
+
+
+def test_a_stop_that_was_asked_for_reaches_runners_with_the_next_round(tmp_path):
+    plan = make_plan(tmp_path, "ppo", BoxObs)
+    agent = make_learner(plan)
+    agent.request_stop()
+    agent.update(fragment_for(plan))
+    assert agent.stop
+    assert agent.algorithm.env_steps == 16
+
+
+def test_a_checkpoint_in_sync_mode_is_a_boundary_that_cuts_episodes(tmp_path):
+    plan = make_plan(tmp_path, "ppo", BoxObs, checkpoint_every=32)
+    agent = make_learner(plan)
+    seen = spy_on_updates(agent)
+    for _ in range(3):
+        agent.update(fragment_for(plan))
+    assert [fragment["truncated"][-1].all() for fragment in seen] == [False, True, False]
+    assert agent.boundary == 1
+    manifest = open_checkpoint(tmp_path).manifest
+    assert (manifest["env_steps"], manifest["boundary"], manifest["exact"]) == (32, 1, True)
+
+
+@pytest.mark.parametrize(("sync", "reset"), [(False, True), (True, False)])
+def test_async_or_by_request_a_checkpoint_leaves_episodes_alone(tmp_path, sync, reset):
+    plan = make_plan(tmp_path, "ppo", BoxObs, checkpoint_every=16, reset_at_checkpoint=reset, total_steps=32)
+    agent = make_learner(plan, sync)
+    seen = spy_on_updates(agent)
+    agent.update(fragment_for(plan))
+    agent.update(fragment_for(plan, version=1))
+    assert not any(fragment["truncated"].any() for fragment in seen)
+    assert agent.boundary == 0
+    assert not open_checkpoint(tmp_path).manifest["exact"]
+    resumed = make_learner(make_plan(tmp_path, "ppo", BoxObs, resume=True, total_steps=64), sync)
+    assert resumed.boundary == 1, "episodes were lost: envs start with seeds not used before"
+
+
+def test_only_the_newest_checkpoint_has_the_replay_and_old_ones_are_removed(tmp_path):
+    plan = make_plan(tmp_path, "dqn", BoxObs, checkpoint_every=16, keep_checkpoints=2)
+    agent = make_learner(plan)
+    for _ in range(4):
+        agent.update(fragment_for(plan))
+    names = sorted(path.name for path in (tmp_path / "checkpoints").glob("step_*"))
+    assert names == ["step_48", "step_64"]
+    assert open_checkpoint(tmp_path, "48").replay() is None
+    assert open_checkpoint(tmp_path, "64").replay() is not None
+
+
+def test_without_save_replay_a_resumed_run_starts_with_an_empty_one(tmp_path):
+    plan = make_plan(tmp_path, "dqn", BoxObs, checkpoint_every=16, save_replay=False)
+    make_learner(plan).update(fragment_for(plan))
+    assert open_checkpoint(tmp_path).replay() is None
+    resumed = make_learner(make_plan(tmp_path, "dqn", BoxObs, resume=True))
+    assert len(resumed.algorithm.replay) == 0
+    assert resumed.algorithm.env_steps == 16
+
+
+@pytest.mark.parametrize(
+    ("algo", "config"),
+    [
+        ("ppo", {"normalize_observation": True, "normalize_reward": True}),
+        ("dqn", {"prioritized": True, "n_step": 3, "double": True}),
+    ],
+)
+@pytest.mark.parametrize("env", [Chain, DyingAgents])
+def test_stopping_and_going_on_gives_the_weights_of_a_run_without_a_break(tmp_path, algo, config, env):
+    """Train 2N = train N, save, be killed, a new learner and new runners, train N: bit for bit, with two runners."""
+
+    class Killed(GymRunner):
+        def run(self) -> None:
+            while not self.policy.stop and (resume or self.policy.boundary < 1):
+                self.step()
+
+    common = {"runners": 2, "checkpoint_every": 96, "total_steps": 192}
+    for name, resume, runner_class in [("whole", False, GymRunner), ("parts", False, Killed), ("parts", True, Killed)]:
+        plan = make_plan(tmp_path / name, algo, env, config, resume=resume, **common)
+        wise_rl, group = start(plan, env, 8 if algo == "ppo" else 2, runner_class=runner_class)
+        wise_rl.start_all_runners(group)
+        assert wise_rl.call("learner", "status")["env_steps"] == (96 if runner_class is Killed and not resume else 192)
+    runs = [open_checkpoint(tmp_path / name) for name in ("whole", "parts")]
+    expected, found = (run.weights() for run in runs)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert runs[0].manifest["updates"] == runs[1].manifest["updates"] > 0
+    assert (runs[0].path / "weights.safetensors").read_bytes() == (runs[1].path / "weights.safetensors").read_bytes()
+
+
+def test_metrics_come_at_their_interval_with_the_names_people_know(tmp_path):
+    plan = make_plan(tmp_path, "ppo", BoxObs, log_every=32, total_steps=80)
+    agent = make_learner(plan)
+    fragment = fragment_for(plan)
+    done = {"episode_return": np.array([1.0, 3.0], np.float32), "episode_length": np.array([4, 6])}
+    for _ in range(5):
+        agent.update(fragment | done)
+    events = agent.drain()
+    assert [(event.kind, event.env_steps) for event in events] == [("metrics", 32), ("metrics", 64), ("metrics", 80)]
+    row = events[0].content
+    assert (row["charts/episodic_return"], row["charts/episodic_length"], row["charts/episodes"]) == (2.0, 5.0, 4)
+    names = "losses/policy_loss losses/value_loss losses/entropy losses/approx_kl losses/clipfrac losses/explained_variance"
+    assert set(names.split()) | {"charts/SPS", "charts/learning_rate", "charts/policy_lag_max"} <= set(row)
+    assert agent.drain() == []
+    assert agent.status()["train_return_mean"] == 2.0
+
+
+def test_evaluations_are_asked_for_at_their_interval_each_with_a_checkpoint_of_that_step(tmp_path):
+    plan = make_plan(tmp_path, "ppo", BoxObs, eval_every=32, total_steps=96)
+    agent = make_learner(plan)
+    for _ in range(6):
+        agent.update(fragment_for(plan))
+    asked = [event for event in agent.drain() if event.kind == "evaluate"]
+    assert [event.env_steps for event in asked] == [32, 64], "the last one is made at the end in any case"
+    assert [open_checkpoint(event.content).manifest["env_steps"] for event in asked] == [32, 64]
+
+
+def test_a_checkpoint_waits_for_its_evaluation_however_late_that_comes(tmp_path):
+    """The driver may be busy with the evaluation before while the learner saves on and on."""
+    plan = make_plan(tmp_path, "ppo", BoxObs, eval_every=16, checkpoint_every=16, keep_checkpoints=1, total_steps=10_000)
+    agent = make_learner(plan)
+    for _ in range(6):
+        agent.update(fragment_for(plan))
+    asked = [event for event in agent.drain() if event.kind == "evaluate"]
+    assert [open_checkpoint(event.content).manifest["env_steps"] for event in asked] == [16, 32, 48, 64, 80, 96]
+    for event in asked:
+        agent.evaluated(event.content)
+    agent.update(fragment_for(plan))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").glob("step_*")) == ["step_112"]
+
+
+def test_the_rate_leaves_start_up_and_pauses_out(tmp_path, monkeypatch):
+    clock = iter([0.0, 100.0, 102.0, 106.0])
+    monkeypatch.setattr("wiserl.core.training.time.monotonic", lambda: next(clock))
+    plan = make_plan(tmp_path, "ppo", BoxObs)
+    agent = make_learner(plan)
+    assert agent.steps_per_second() == 0.0
+    for _ in range(3):
+        agent.update(fragment_for(plan))
+    assert agent.steps_per_second() == pytest.approx(32 / 6)
+    agent.note_pause(2.0)
+    assert agent.steps_per_second() == pytest.approx(32 / 4)
+
+
+def test_a_learner_restored_from_its_checkpoint_has_its_counters(tmp_path):
+    plan = make_plan(tmp_path, "dqn", BoxObs, total_steps=64)
+    agent = make_learner(plan)
+    done = {"episode_return": np.array([5.0], np.float32), "episode_length": np.array([4])}
+    for _ in range(4):
+        agent.update(fragment_for(plan) | done)
+    resumed = make_learner(make_plan(tmp_path, "dqn", BoxObs, total_steps=128, resume=True))
+    before, after = agent.status(), resumed.status()
+    assert {key: after[key] for key in ("env_steps", "updates", "episodes", "train_return_mean")} == {
+        key: before[key] for key in ("env_steps", "updates", "episodes", "train_return_mean")
+    }
+    assert not resumed.stop
+    assert make_learner(make_plan(tmp_path, "dqn", BoxObs, total_steps=64, resume=True)).stop
