@@ -108,3 +108,16 @@ class Stepper(Runner):
         calls = dict(link.calls)
         report = {"first": first, "seen": seen, "acted_in": acted_in, "pid": os.getpid(), "calls": calls, "incarnation": self.incarnation}
         (folder / f"report-{self.rank}").write_text(repr(report))
+
+
+class Placer(Runner):
+    """Makes an agent with `args` as its resource."""
+
+    def __init__(self, args: dict[str, Any], local_rank: int = 0) -> None:
+        wise_rl = WiseRL()
+        if local_rank == 0:
+            wise_rl.make_agent("agent", Tally, resource=args)
+        self.agent = wise_rl.get_agent("agent")
+
+    def run(self) -> None:
+        raise AssertionError("a runner ran that had no agent to feed")

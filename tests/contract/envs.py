@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 
@@ -41,3 +44,60 @@ class Gated(CartPoleEnv):
 def gated(folder: str, after: int = 0) -> gym.Env:
     """See `Gated`."""
     return Gated(folder, after)
+
+
+def suicidal() -> gym.Env:
+    """CartPole whose process is killed at its tenth step, as for want of memory."""
+
+    class Suicidal(CartPoleEnv):
+        steps = 0
+
+        def step(self, action: Any) -> Any:
+            self.steps += 1
+            if self.steps == 10:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().step(action)
+
+    return Suicidal()
+
+
+def raising(error: str) -> gym.Env:
+    """CartPole whose fifth step raises a builtin exception of this name; SystemExit with code 3."""
+
+    class Raising(CartPoleEnv):
+        steps = 0
+
+        def step(self, action: Any) -> Any:
+            self.steps += 1
+            if self.steps == 5:
+                raise {
+                    "EOFError": EOFError("the simulator's end"),
+                    "BrokenPipeError": BrokenPipeError(errno.EPIPE, "the simulator's pipe"),
+                    "SystemExit": SystemExit(3),
+                }[error]
+            return super().step(action)
+
+    return Raising()
+
+
+class Infinite(Gated):
+    """`Gated`, whose step `after` returns an infinite reward, or an observation whose third number is."""
+
+    def __init__(self, folder: str, after: int, what: str) -> None:
+        super().__init__(folder, after)
+        self._what = what
+
+    def step(self, action: Any) -> Any:
+        obs, reward, terminated, truncated, info = super().step(action)
+        if self._total == self._after:
+            terminated = truncated = False
+            if self._what == "reward":
+                reward = float("inf")
+            else:
+                obs[2] = np.inf
+        return obs, reward, terminated, truncated, info
+
+
+def infinite(folder: str, after: int, what: str) -> gym.Env:
+    """See `Infinite`."""
+    return Infinite(folder, after, what)

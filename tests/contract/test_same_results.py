@@ -36,24 +36,33 @@ def test_local_and_ray_give_bit_identical_weights(algo: str, tmp_path: Path, clu
     assert other["updates"] > 0
 
 
+NORMALISED = {"normalize_observation": True, "normalize_reward": True, "learning_rate_decay": "linear"}
+PRIORITISED = {"prioritized": True, "dueling": True, "double": True}
+
+
 @pytest.mark.parametrize(
-    ("algo", "backend"),
-    [("ppo", "local"), ("dqn", "local"), pytest.param("ppo", "ray", marks=pytest.mark.ray), pytest.param("dqn", "ray", marks=pytest.mark.ray)],
+    ("algo", "backend", "switches"),
+    [
+        ("ppo", "local", NORMALISED),
+        ("dqn", "local", PRIORITISED),
+        ("dqn", "local", {}),
+        pytest.param("ppo", "ray", {}, marks=pytest.mark.ray),
+    ],
 )
 def test_a_run_killed_in_its_second_half_and_resumed_ends_as_one_that_was_not(
-    algo: str, backend: str, launch: Any, tmp_path: Path, request: pytest.FixtureRequest
+    algo: str, backend: str, switches: dict[str, Any], launch: Any, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     if backend == "ray":
         request.getfixturevalue("cluster")
-    # The env closes 100 steps after the checkpoint at half-time: the process is killed in the midst of a step.
+    # The env closes 25 of its steps after the checkpoint at half-time: the process is killed in the midst of a step.
     folder = tmp_path / "gate"
     folder.mkdir()
-    settings = {"env_kwargs": {"folder": str(folder), "after": HALF // 4 + 25}, "checkpoint_every": HALF, "backend": "local"}
-    train(algo, GATED, tmp_path / "whole", **settings)
+    gate = {"env.folder": str(folder), "env.after": HALF // 4 + 25}
+    options = {"checkpoint_every": HALF, **switches, **gate}
+    train(algo, GATED, tmp_path / "whole", backend="local", **options)
 
     (folder / "closed").touch()
-    options = tiny(algo, total_steps=2 * HALF, checkpoint_every=HALF, backend=backend, **{"env.folder": folder, "env.after": HALF // 4 + 25})
-    command = launch(*train_command(algo, GATED, tmp_path / "killed", options))
+    command = launch(*train_command(algo, GATED, tmp_path / "killed", tiny(algo, total_steps=2 * HALF, backend=backend, **options)))
     wait_for(lambda: list(folder.glob("waiting-*")), "an env in the midst of a step")
     command.signal(signal.SIGKILL)
     assert command.finish() == -signal.SIGKILL

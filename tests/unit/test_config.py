@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -52,6 +53,7 @@ class Sample:
         ("sizes", "", ()),
         ("sizes", [5], (5,)),
         ("name", "12", "12"),
+        ("name", Path("a/b"), "a/b"),
     ],
 )
 def test_values_become_the_declared_type(key, given, expected):

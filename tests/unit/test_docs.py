@@ -133,11 +133,12 @@ def test_hello_ray_finds_the_best_machine(backend: str, tmp_path: Path) -> None:
     assert averages[4] == max(averages)
 
 
-@pytest.mark.parametrize("backend", ["local", pytest.param("ray", marks=pytest.mark.ray)])
-@pytest.mark.parametrize("sync", [(), ("--async",)], ids=["sync", "async"])
-def test_custom_agent_runs(backend: str, sync: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("backend", "options"), [("local", ()), ("local", ("--async",)), pytest.param("ray", (), marks=pytest.mark.ray)]
+)
+def test_custom_agent_runs(backend: str, options: tuple[str, ...], tmp_path: Path) -> None:
     script = EXAMPLES / "custom_agent" / "custom_agent.py"
-    out = run(script, "--total-steps", "800", "--warmup", "300", "--json", *sync, cwd=tmp_path, backend=backend)
+    out = run(script, "--total-steps", "800", "--warmup", "300", "--json", *options, cwd=tmp_path, backend=backend)
     summary = json.loads(out.splitlines()[-1])
     assert summary["env_steps"] == 800
     assert -2000 < summary["eval_return_mean"] < 0

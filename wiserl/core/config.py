@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import datetime
 import functools
+import os
 import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar, cast
@@ -71,6 +72,8 @@ def convert(value: Any, expected: Any, key: str, what: str) -> Any:
         value = _parse(value, expected)
     elif isinstance(value, np.generic):
         value = value.item()
+    elif isinstance(value, os.PathLike):
+        value = os.fspath(value)
     try:
         return msgspec.convert(value, expected, strict=False)
     except msgspec.ValidationError as error:

@@ -87,3 +87,19 @@ def check_room(what: str, resource: Mapping[str, Any], nodes: Sequence[Mapping[s
         f"{what} cannot be placed: asked {asked or 'nothing'}, the cluster's {len(nodes)} node(s) have {shown} in all, of which "
         f"{left} is free. Ask for less in resource=..., or add a node with `ray start`"
     )
+
+
+def share_out(num: int, cpus: Sequence[float]) -> list[int]:
+    """A node for each of `num` runners, in proportion to the nodes' CPUs; nodes without any get runners only if all are so.
+
+    Returns:
+        An index into `cpus` per runner.
+    """
+    weights = list(cpus) if any(cpus) else [1.0] * len(cpus)
+    taken = [0] * len(weights)
+    chosen = []
+    for _ in range(num):
+        node = min((i for i, weight in enumerate(weights) if weight), key=lambda i: (taken[i] + 1) / weights[i])
+        taken[node] += 1
+        chosen.append(node)
+    return chosen

@@ -25,7 +25,7 @@ from wiserl.core.handle import AgentHandle
 from wiserl.core.learner import Ack, Shipment
 from wiserl.core.runner import Runner, construct_runner
 from wiserl.dist.backend import WAIT_SECONDS, Failure, RunnerContext, RunnerGroup, limit_threads
-from wiserl.dist.cluster import check_room, find_cluster
+from wiserl.dist.cluster import check_room, find_cluster, share_out
 from wiserl.dist.service import LearnerService
 from wiserl.dist.weights import Packed
 from wiserl.util.errors import ActorLost, InputError, LearnerLost, WaitTimeout, nearest
@@ -35,7 +35,14 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 from ray import cloudpickle
-from ray.exceptions import GetTimeoutError, NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
+from ray.exceptions import (
+    ActorUnschedulableError,
+    GetTimeoutError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    WorkerCrashedError,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 log = logging.getLogger("wiserl")
@@ -44,7 +51,7 @@ PLACEMENT_GRACE_SECONDS = 5.0
 PLACEMENT_SECONDS = 120.0
 GET_AGENT_SECONDS = 120.0
 _KEEPER = "wiserl-keeper"
-_DEATHS = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
+_DEATHS = (RayActorError, ActorUnschedulableError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
 
 
 class _LearnerActor(LearnerService):
@@ -115,14 +122,21 @@ def _enter_actor_process(session: str, place: tuple[int, int, int] = (-1, 0, 0))
     return backend
 
 
-def _near_files() -> dict[str, Any]:
-    """Options of an actor that belongs on this process's node: where run folders are, and where no other node's end reaches."""
+def _asks(resource: Mapping[str, Any]) -> bool:
+    """Whether an actor's options ask for anything: Ray heeds soft wishes about the node only then."""
+    return any(resource.get(key) for key in ("num_cpus", "num_gpus", "memory", "resources"))
+
+
+def _near_files(resource: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of an actor that belongs on this process's node, if there is room: run folders are here, and no other node's
+    end reaches it."""
     here = ray.get_runtime_context().get_node_id()
-    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=True)}
+    strategy = NodeAffinitySchedulingStrategy(here, soft=_asks(resource))
+    return {"num_cpus": 0, "scheduling_strategy": strategy, **resource}
 
 
 def _learner_actor(session: str, name: str, sync: bool, payload: bytes, resource: Mapping[str, Any]) -> Any:
-    options = {**_near_files(), "max_concurrency": 1000, **resource}
+    options = {"max_concurrency": 1000, **_near_files(resource)}
     actor_class = ray.remote(_LearnerActor).options(name=name, namespace=session, **options)
     return actor_class.remote(session, name, sync, payload)
 
@@ -206,6 +220,7 @@ class _Member:
 
     def __init__(self, session: str, payload: bytes, rank: int, world_size: int, resource: Mapping[str, Any]) -> None:
         self.rank = rank
+        self._world_size = world_size
         self._resource = resource
         self._make = lambda incarnation: (session, payload, rank, world_size, incarnation)
         self._incarnation = -1
@@ -214,12 +229,20 @@ class _Member:
     def place(self) -> None:
         """Ask for a process, and construct the runner in it."""
         self._incarnation += 1
-        options = {"num_cpus": 0, "scheduling_strategy": "SPREAD", **self._resource}
+        options = {"num_cpus": 0, "scheduling_strategy": self._strategy(), **self._resource}
         actor_class: Any = ray.remote(_RunnerActor)
         self.actor = actor_class.options(**options).remote(*self._make(self._incarnation))
         self.placed = self.actor.pid.remote()
         self.task = self.actor.prepare.remote()
         self._asked_at: float | None = time.monotonic()
+
+    def _strategy(self) -> Any:
+        """Which node to take. Ray spreads what asks for something; runners that do not are shared out here, by CPUs."""
+        if _asks(self._resource):
+            return "SPREAD"
+        cpus = {node["NodeID"]: node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]}
+        node = list(cpus)[share_out(self._world_size, list(cpus.values()))[self.rank]]
+        return NodeAffinitySchedulingStrategy(node, soft=False)
 
     def run(self) -> None:
         """Let the runner, constructed, do its work."""
@@ -317,7 +340,7 @@ class RayBackend:
     def make_runners(self, name: str, runner_class: type[Runner], args: Any, num: int, resource: Mapping[str, Any]) -> RunnerGroup:
         """Place the runners; they construct themselves while the script goes on."""
         if self._keeper is None:
-            self._keeper = ray.remote(_Keeper).options(name=_KEEPER, namespace=self.session, **_near_files()).remote()
+            self._keeper = ray.remote(_Keeper).options(name=_KEEPER, namespace=self.session, **_near_files({})).remote()
         payload = cloudpickle.dumps((runner_class, args))
         members = [_Member(self.session, payload, rank, num, resource) for rank in range(num)]
         self._group = RunnerGroup(name, runner_class, args, num, resource, members)

@@ -1,0 +1,78 @@
+"""Envs that only a working part can solve; importable by Ray workers as "tests.learning.envs:NAME"."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from tests.envs import Matching
+
+
+class Maze(gym.Env):
+    """A corridor with a small prize at the near end and a large one at the far end.
+
+    Which of the two actions leads on differs from place to place, so that no constant policy gets far; the far prize takes
+    six right steps in a row. A policy that does not look ahead takes the near one (0.2); the best gets 1.
+    """
+
+    observation_space = spaces.Box(0.0, 1.0, (8,), np.float32)
+    action_space = spaces.Discrete(2)
+    onward = (0, 1, 1, 0, 1, 0, 0, 0)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        self._place, self._steps = 1, 0
+        return self._obs(), {}
+
+    def step(self, action: int):
+        self._steps += 1
+        self._place += 1 if action == self.onward[self._place] else -1
+        reward = {0: 0.2, 7: 1.0}.get(self._place, 0.0)
+        return self._obs(), reward, reward > 0, self._steps >= 30, {}
+
+    def _obs(self) -> np.ndarray:
+        return np.eye(8, dtype=np.float32)[self._place]
+
+
+class Image(Matching):
+    """The action names the bright half of an image."""
+
+    observation_space = spaces.Box(0, 255, (10, 10, 1), np.uint8)
+    action_space = spaces.Discrete(2)
+
+    def show(self, target: int) -> np.ndarray:
+        image = np.zeros((10, 10, 1), np.uint8)
+        image[:, 5 * target : 5 * (target + 1)] = 255
+        return image
+
+
+class Shifted(Matching):
+    """A number far from zero and of tiny spread, large rewards: without normalisation there is nothing to be seen."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float64)
+    action_space = spaces.Discrete(2)
+
+    def show(self, target: int) -> np.ndarray:
+        return np.array([100.0 + 0.01 * target])
+
+    def match(self, target: int, action: Any) -> float:
+        return 100.0 * super().match(target, action)
+
+
+class Endless(gym.Env):
+    """Reward 1 per step for the right action, cut off every 4 steps. Bootstrapped, a step is worth 1 / (1 - gamma)."""
+
+    observation_space = spaces.Box(0.0, 1.0, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        self._steps = 0
+        return np.ones(1, np.float32), {}
+
+    def step(self, action: int):
+        self._steps += 1
+        return np.ones(1, np.float32), 1.0, False, self._steps >= 4, {}

@@ -1,0 +1,82 @@
+"""DQN solves something tiny with each of its switches, on the local backend, in a second or two each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import wiserl
+
+OPTIONS = {
+    "total_steps": 3000,
+    "envs": 4,
+    "learning_starts": 200,
+    "batch_size": 32,
+    "train_freq": 4,
+    "gradient_steps": 2,
+    "target_update_interval": 100,
+    "learning_rate": 3e-3,
+    "gamma": 0.9,
+    "exploration_fraction": 0.5,
+    "hidden_sizes": "32",
+    "buffer_size": 3000,
+}
+
+
+def train(folder: Path, env: str, **options: Any) -> dict[str, Any]:
+    """Train on `tests.ENV`; the summary."""
+    common = {"backend": "local", "device": "cpu", "vector": "inline", "quiet": True, "run_dir": folder / "run"}
+    return wiserl.train("dqn", f"tests.{env}", **(OPTIONS | common | options))
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {},
+        {"double": True},
+        {"dueling": True},
+        {"n_step": 3},
+        {"prioritized": True},
+        {"tau": 0.05, "target_update_interval": 4},
+        {"double": True, "dueling": True, "n_step": 3, "prioritized": True, "learning_rate_decay": "linear"},
+    ],
+    ids=str,
+)
+def test_it_finds_the_far_prize_with_each_switch(tmp_path, switches):
+    assert train(tmp_path, "learning.envs:Maze", **switches)["eval_return_mean"] == pytest.approx(1.0)
+
+
+def test_a_small_gamma_takes_the_near_prize(tmp_path):
+    assert train(tmp_path, "learning.envs:Maze", gamma=0.5)["eval_return_mean"] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("env", ["envs:BoxObs", "envs:DiscreteObs", "envs:TupleObs", "learning.envs:Image"])
+def test_it_learns_from_every_kind_of_observation(tmp_path, env):
+    assert train(tmp_path, env, gamma=0.3)["eval_return_mean"] >= 15.8
+
+
+def test_it_learns_from_an_image_and_a_vector_together(tmp_path):
+    summary = train(tmp_path, "envs:DictObs", gamma=0.3, total_steps=5000, **{"env.size": 8})
+    assert summary["eval_return_mean"] >= 15.8
+
+
+def test_agents_that_end_at_different_times_share_their_parameters(tmp_path):
+    assert train(tmp_path, "envs:DyingAgents", gamma=0.3)["eval_return_mean"] >= 18.8  # 4 + 7 + 8
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_what_is_cut_off_is_worth_what_would_have_followed(tmp_path, n_step):
+    """Reward 1 a step, cut off every 4 steps: worth 1 / (1 - 0.8) = 5, not the 3 that are seen."""
+    train(tmp_path, "learning.envs:Endless", gamma=0.8, n_step=n_step, target_update_interval=20)
+    network = wiserl.load(tmp_path / "run")._algorithm.policy
+    assert network(torch.ones(1, 1)).max().item() == pytest.approx(5.0, abs=0.4)
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_two_runners_learn_together_on_one_thread_at_the_same_ratio_of_updates(tmp_path, sync):
+    summary = train(tmp_path, "envs:BoxObs", gamma=0.3, runners=2, envs=2, sync=sync)
+    assert summary["eval_return_mean"] >= 15.8
+    assert summary["updates"] == (summary["env_steps"] - 200) // 4 * 2
