@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from tests.envs import Matching
+from tests.envs import UNIT, Matching
 
 
 class Maze(gym.Env):
@@ -47,6 +47,24 @@ class Image(Matching):
         image = np.zeros((10, 10, 1), np.uint8)
         image[:, 5 * target : 5 * (target + 1)] = 255
         return image
+
+
+class ImageAndVector(Matching):
+    """One part of the action names the bright half of an image, the other what a vector shows."""
+
+    observation_space = spaces.Dict({"image": Image.observation_space, "vector": UNIT})
+    action_space = spaces.MultiDiscrete([2, 2])
+
+    def draw(self) -> np.ndarray:
+        return self.np_random.integers(2, size=2)
+
+    def show(self, target: np.ndarray) -> dict[str, np.ndarray]:
+        image = np.zeros((10, 10, 1), np.uint8)
+        image[:, 5 * target[0] : 5 * (target[0] + 1)] = 255
+        return {"image": image, "vector": np.eye(2, dtype=np.float32)[target[1]]}
+
+    def match(self, target: np.ndarray, action: Any) -> float:
+        return float(np.mean(target == action))
 
 
 class Shifted(Matching):

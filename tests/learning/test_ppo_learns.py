@@ -39,16 +39,11 @@ def train(folder: Path, env: str, **options: Any) -> dict[str, Any]:
         ("envs:DiscreteObs", 16.0),
         ("envs:TupleObs", 16.0),
         ("learning.envs:Image", 16.0),
+        ("learning.envs:ImageAndVector", 15.8),
     ],
 )
 def test_it_learns_every_kind_of_action_and_observation(tmp_path, env, solved):
     assert train(tmp_path, env)["eval_return_mean"] >= solved
-
-
-def test_it_learns_from_an_image_and_a_vector_together(tmp_path):
-    """The right action is the exclusive or of what the two say."""
-    summary = train(tmp_path, "envs:DictObs", total_steps=12_000, **{"env.size": 8})
-    assert summary["eval_return_mean"] >= 15.8
 
 
 def test_agents_that_end_at_different_times_share_their_parameters(tmp_path):

@@ -56,7 +56,7 @@ class DQNConfig:
     prioritized_alpha: Fraction = 0.6  # exponent of priorities
     prioritized_beta: Fraction = 0.4  # initial exponent of importance weights; 1 at the end of training
     hidden_sizes: tuple[PositiveInt, ...] = (64, 64)  # widths of the network (on top of a CNN: none)
-    activation: Literal["tanh", "relu", "elu", "gelu", "silu"] = "relu"
+    activation: Literal["tanh", "relu", "elu", "gelu", "silu"] = "relu"  # after each hidden layer
     compile: bool = False  # compile the loss with torch.compile: some 20 s at the start, faster updates
 
 

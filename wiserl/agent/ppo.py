@@ -52,7 +52,7 @@ class PPOConfig:
     normalize_reward: bool = False  # divide by the running deviation of discounted returns
     ortho_init: bool = True  # orthogonal initial weights; gain 0.01 for the policy's outputs
     adam_eps: PositiveFloat = 1e-5  # Adam's epsilon
-    activation: Literal["tanh", "relu", "elu", "gelu", "silu"] = "tanh"
+    activation: Literal["tanh", "relu", "elu", "gelu", "silu"] = "tanh"  # after each hidden layer
     hidden_sizes: tuple[PositiveInt, ...] = (64, 64)  # widths of policy and value network (on top of a CNN: none)
     log_std_init: float = 0.0  # initial log standard deviation for Box actions (bounds are -1 to 1)
     max_policy_lag: PositiveInt = 4  # async: drop fragments older than this many weight versions per runner

@@ -79,6 +79,8 @@ def save_checkpoint(folder: Path, manifest: Mapping[str, Any], weights: Mapping[
     files = {file.name: {"bytes": file.stat().st_size, "blake2b": _digest(file)} for file in sorted(partial.iterdir())}
     text = json.dumps({"format": FORMAT, "wiserl": wiserl.__version__, **manifest, "files": files}, indent=2)
     (partial / _MANIFEST).write_text(text, encoding="utf-8")
+    for file in partial.glob("*.safetensors"):
+        shutil.copymode(partial / _MANIFEST, file)  # safetensors lets nobody else read its files
     if path.exists():
         # Same step, written anew (resumed and stopped at once, say): the old one steps aside for an instant.
         aside = folder / f".{path.name}.{os.getpid()}.old"

@@ -26,19 +26,19 @@ class RunConfig:
 
     algo: str
     env: Any  # EnvLike
-    total_steps: PositiveInt = 100_000
-    runners: PositiveInt = 1
+    total_steps: PositiveInt = 100_000  # env steps to train for
+    runners: PositiveInt = 1  # processes that sample
     envs: PositiveInt = 8  # per runner
-    vector: Literal["auto", "native", "inline", "process"] = "auto"
+    vector: Literal["auto", "native", "inline", "process"] = "auto"  # how a runner steps its envs; auto measures
     backend: Literal["auto", "local", "ray"] = "auto"  # auto: local for one runner, ray for more
     device: str = "auto"  # of the learner: cpu, cuda, cuda:1; runners act on the CPU
     sync: bool = True  # runners wait for every new set of weights
-    seed: Count = 0
+    seed: Count = 0  # of everything random in the run
     run_dir: str | None = None  # default: runs/ALGO-ENV-sSEED
     eval_every: Count = 0  # env steps; 0: at the end only
-    eval_episodes: PositiveInt = 20
+    eval_episodes: PositiveInt = 20  # per evaluation
     checkpoint_every: Count = 0  # env steps; 0: five in a run
-    keep_checkpoints: PositiveInt = 3
+    keep_checkpoints: PositiveInt = 3  # the newest; last and best stay in any case
     save_replay: bool = (
         True  # in the newest checkpoint; without it a resumed off-policy run starts with an empty replay
     )

@@ -23,18 +23,18 @@ from wiserl.core import registry
 from wiserl.core.agent import Agent
 from wiserl.core.handle import AgentHandle
 from wiserl.core.learner import Ack, Shipment
-from wiserl.core.runner import Runner, construct_runner
+from wiserl.core.runner import Runner
 from wiserl.dist.backend import WAIT_SECONDS, Failure, RunnerContext, RunnerGroup, limit_threads
 from wiserl.dist.cluster import check_room, find_cluster, share_out
-from wiserl.dist.service import LearnerService
+from wiserl.dist.service import LearnerService, RunnerService
 from wiserl.dist.weights import Packed
 from wiserl.util.errors import ActorLost, InputError, LearnerLost, WaitTimeout, nearest
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
+import cloudpickle
 import ray
-from ray import cloudpickle
 from ray.exceptions import (
     ActorUnschedulableError,
     GetTimeoutError,
@@ -69,37 +69,11 @@ class _LearnerActor(LearnerService):
         return os.getpid()
 
 
-class _RunnerActor:
-    """One runner in a process of its own."""
+class _RunnerActor(RunnerService):
+    """A runner in a process of its own."""
 
     def __init__(self, session: str, payload: bytes, rank: int, world_size: int, incarnation: int) -> None:
-        self._context = _enter_actor_process(session, (rank, world_size, incarnation)).context
-        self._payload = payload
-        self._runner: Runner | None = None
-
-    def prepare(self) -> Failure | list[str]:
-        """Construct the runner; returns the names of the agents it got."""
-        try:
-            runner_class, args = cloudpickle.loads(self._payload)
-            context = self._context
-            self._runner = construct_runner(runner_class, args, context.rank, context.world_size, context.incarnation)
-            return [handle.name for handle in context.handles]
-        except (Exception, SystemExit) as error:
-            return Failure.capture(error)
-
-    def run(self) -> Failure | None:
-        """Run to the end; ship what is left."""
-        assert self._runner is not None
-        try:
-            try:
-                self._runner.run()
-                for handle in self._context.handles:
-                    handle.flush()
-            finally:
-                self._runner.close()
-        except (Exception, SystemExit) as error:
-            return Failure.capture(error)
-        return None
+        super().__init__(_enter_actor_process(session, (rank, world_size, incarnation)).context, payload)
 
     def pid(self) -> int:
         return os.getpid()
@@ -128,8 +102,7 @@ def _asks(resource: Mapping[str, Any]) -> bool:
 
 
 def _near_files(resource: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of an actor that belongs on this process's node, if there is room: run folders are here, and no other node's
-    end reaches it."""
+    """Options of an actor that belongs on this node, if there is room: run folders are here, and no other node's end matters."""
     here = ray.get_runtime_context().get_node_id()
     strategy = NodeAffinitySchedulingStrategy(here, soft=_asks(resource))
     return {"num_cpus": 0, "scheduling_strategy": strategy, **resource}
@@ -238,7 +211,8 @@ class _Member:
 
     def _strategy(self) -> Any:
         """Which node to take. Ray spreads what asks for something; runners that do not are shared out here, by CPUs."""
-        if _asks(self._resource):
+        # After a death the node may be gone, and Ray may not know it yet: the choice is left to Ray.
+        if _asks(self._resource) or self._incarnation:
             return "SPREAD"
         cpus = {node["NodeID"]: node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]}
         node = list(cpus)[share_out(self._world_size, list(cpus.values()))[self.rank]]

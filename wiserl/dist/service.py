@@ -1,4 +1,4 @@
-"""A learner that many runners call at once: the server's side of a shipment, without knowing how calls arrive."""
+"""What a learner's and a runner's process do when they are called, without knowing how calls arrive."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import cloudpickle
 
 from wiserl.core.learner import Learner, Shipment
-from wiserl.dist.backend import Failure
+from wiserl.core.runner import Runner, construct_runner
+from wiserl.dist.backend import Failure, RunnerContext
 from wiserl.dist.weights import Packed
 
 INLINE_BYTES = 100_000
@@ -108,3 +109,36 @@ class LearnerService(ABC):
             self._stored = (ack.version, self.store(ack.weights))
         # In a list, since a reference that is an argument or result of its own would be resolved on the way.
         return replace(ack, weights=[self._stored[1]])  # type: ignore[arg-type]
+
+
+class RunnerService:
+    """A `Runner` behind calls, one at a time. What its code raises comes back as a `Failure`."""
+
+    def __init__(self, context: RunnerContext, payload: bytes) -> None:
+        self._context = context
+        self._payload = payload
+        self._runner: Runner | None = None
+
+    def prepare(self) -> Failure | list[str]:
+        """Construct the runner; returns the names of the agents it got."""
+        context = self._context
+        try:
+            runner_class, args = cloudpickle.loads(self._payload)
+            self._runner = construct_runner(runner_class, args, context.rank, context.world_size, context.incarnation)
+        except (Exception, SystemExit) as error:
+            return Failure.capture(error)
+        return [handle.name for handle in context.handles]
+
+    def run(self) -> Failure | None:
+        """Run to the end; ship what is left."""
+        assert self._runner is not None
+        try:
+            try:
+                self._runner.run()
+                for handle in self._context.handles:
+                    handle.flush()
+            finally:
+                self._runner.close()
+        except (Exception, SystemExit) as error:
+            return Failure.capture(error)
+        return None
