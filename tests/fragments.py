@@ -71,6 +71,5 @@ def trees_equal(left: Any, right: Any) -> bool:
     """Same leaves, shapes, dtypes and values."""
     a, b = tree_leaves(left), tree_leaves(right)
     return [path for path, _ in a] == [path for path, _ in b] and all(
-        np.asarray(x).dtype == np.asarray(y).dtype and np.array_equal(x, y)
-        for (_, x), (_, y) in zip(a, b, strict=True)
+        np.asarray(x).dtype == np.asarray(y).dtype and np.array_equal(x, y) for (_, x), (_, y) in zip(a, b, strict=True)
     )

@@ -28,7 +28,13 @@ def make_plan(folder: Path, algo: str, env: EnvLike, config: dict[str, Any] | No
     spec = read_spec(probe, env)
     probe.close()
     made = make_config(algorithm_class(algo).config_class, SMALL[algo] | (config or {}), algo)
-    manifest = {"algo": algo, "env": str(env), "env_kwargs": env_kwargs or {}, "spec": spec.to_json(), "config": to_plain(made)}
+    manifest = {
+        "algo": algo,
+        "env": str(env),
+        "env_kwargs": env_kwargs or {},
+        "spec": spec.to_json(),
+        "config": to_plain(made),
+    }
     values = {"total_steps": 1000, "runners": 1, "envs": 2, "seed": 0, "device": "cpu", "run_dir": str(folder)}
     values |= {"checkpoint_every": 10_000, "eval_every": 0, "keep_checkpoints": 3, "save_replay": True}
     values |= {"reset_at_checkpoint": True, "max_inflight": 1, "log_every": 100, "resume": False} | changes

@@ -8,11 +8,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wiserl import Agent, Runner, WiseRL
 
 
 class Tally(Agent):
-    """Counts its updates, and never publishes on its own account."""
+    """Counts its updates, writes into what it is given, and never publishes on its own account."""
 
     def __init__(self, sync: bool = True, **kwargs: Any) -> None:
         super().__init__(sync)
@@ -24,6 +26,8 @@ class Tally(Agent):
 
     def update(self, *experience: Any) -> None:
         self.count += 1
+        for array in experience:
+            array += 1
 
     def _sync_model(self) -> None:
         self._fire(self.count)
@@ -60,7 +64,7 @@ class Failing(Tally):
         return super().choose_action()
 
     def update(self, *experience: Any) -> None:
-        super().update()
+        super().update(*experience)
         if self.where == "update" and self.count > 100:
             raise LookupError("no luck in update")
 
@@ -104,9 +108,16 @@ class Stepper(Runner):
                 (folder / "pid").write_text(str(os.getpid()))
                 time.sleep(60.0)
             seen, acted_in = self.agent.choose_action()
-            self.agent.update(step)
+            self.agent.update(np.array([step]))
         calls = dict(link.calls)
-        report = {"first": first, "seen": seen, "acted_in": acted_in, "pid": os.getpid(), "calls": calls, "incarnation": self.incarnation}
+        report = {
+            "first": first,
+            "seen": seen,
+            "acted_in": acted_in,
+            "pid": os.getpid(),
+            "calls": calls,
+            "incarnation": self.incarnation,
+        }
         (folder / f"report-{self.rank}").write_text(repr(report))
 
 

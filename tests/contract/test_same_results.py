@@ -62,7 +62,9 @@ def test_a_run_killed_in_its_second_half_and_resumed_ends_as_one_that_was_not(
     train(algo, GATED, tmp_path / "whole", backend="local", **options)
 
     (folder / "closed").touch()
-    command = launch(*train_command(algo, GATED, tmp_path / "killed", tiny(algo, total_steps=2 * HALF, backend=backend, **options)))
+    command = launch(
+        *train_command(algo, GATED, tmp_path / "killed", tiny(algo, total_steps=2 * HALF, backend=backend, **options))
+    )
     wait_for(lambda: list(folder.glob("waiting-*")), "an env in the midst of a step")
     command.signal(signal.SIGKILL)
     assert command.finish() == -signal.SIGKILL

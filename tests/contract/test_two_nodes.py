@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ def test_runners_land_on_both_nodes_and_the_run_finishes_when_one_is_removed(
         runner_pids = [int(path.name.split("-")[1]) for path in waiting]
         assert sorted(raylet_above(pid, raylets) for pid in runner_pids) == sorted(raylets)
 
-        cluster.remove_node(second, allow_graceful=False)
+        cluster.remove_node(second)
         (tmp_path / "closed").unlink()
         assert command.finish() == 0, command.output
     finally:

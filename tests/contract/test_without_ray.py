@@ -41,7 +41,9 @@ def no_ray(tmp_path: Path) -> dict[str, str]:
     return {"PYTHONPATH": f"{tmp_path / 'site'}:{ROOT}"}
 
 
-def test_import_and_a_run_of_two_runners_work_with_ray_uninstalled(launch: Any, tmp_path: Path, no_ray: dict[str, str]) -> None:
+def test_import_and_a_run_of_two_runners_work_with_ray_uninstalled(
+    launch: Any, tmp_path: Path, no_ray: dict[str, str]
+) -> None:
     command = launch(sys.executable, "-c", PROGRAM.replace("BACKEND", "{}"), **no_ray)
     assert command.finish() == 0, command.output
     assert command.output.strip() == "done"
@@ -58,7 +60,9 @@ def test_a_users_script_runs_with_ray_uninstalled(launch: Any, tmp_path: Path, n
     assert command.finish() == 0, command.output
 
 
-def test_asking_for_ray_where_it_is_not_installed_says_what_to_do(launch: Any, tmp_path: Path, no_ray: dict[str, str]) -> None:
+def test_asking_for_ray_where_it_is_not_installed_says_what_to_do(
+    launch: Any, tmp_path: Path, no_ray: dict[str, str]
+) -> None:
     command = launch(sys.executable, "-m", "wiserl", "train", "ppo", "CartPole-v1", "--backend", "ray", **no_ray)
     assert command.finish() == 2
     assert command.output.startswith("wiserl: error: backend 'ray' needs the package ray")

@@ -67,6 +67,25 @@ class ImageAndVector(Matching):
         return float(np.mean(target == action))
 
 
+class Everything(Matching):
+    """An observation of every kind in nested entries, and an action that counts from 1."""
+
+    observation_space = spaces.Dict(
+        {
+            "image": Image.observation_space,
+            "more": spaces.Tuple((spaces.Box(-1.0, 1.0, (2,), np.float64), spaces.Discrete(3, start=5))),
+            "many": spaces.MultiDiscrete([2, 3], start=[4, 1]),
+            "bits": spaces.MultiBinary([2, 2]),
+        }
+    )
+    action_space = spaces.Discrete(2, start=1)
+
+    def show(self, target: int) -> dict[str, Any]:
+        image = self.np_random.integers(256, size=(10, 10, 1)).astype(np.uint8)
+        bits = np.full((2, 2), target, np.int8)
+        return {"image": image, "more": (np.array([target, 0.5]), target + 6), "many": np.array([5, 3]), "bits": bits}
+
+
 class Shifted(Matching):
     """A number far from zero and of tiny spread, large rewards: without normalisation there is nothing to be seen."""
 

@@ -39,11 +39,16 @@ def train(folder: Path, env: str, **options: Any) -> dict[str, Any]:
         ("envs:DiscreteObs", 16.0),
         ("envs:TupleObs", 16.0),
         ("learning.envs:Image", 16.0),
-        ("learning.envs:ImageAndVector", 15.8),
     ],
 )
 def test_it_learns_every_kind_of_action_and_observation(tmp_path, env, solved):
     assert train(tmp_path, env)["eval_return_mean"] >= solved
+
+
+def test_it_learns_from_an_image_and_a_vector_together(tmp_path):
+    """One part of the action is to be seen in the image alone, the other in the vector alone."""
+    summary = train(tmp_path, "learning.envs:ImageAndVector", learning_rate=1e-3, ent_coef=0.01)
+    assert summary["eval_return_mean"] >= 15.8
 
 
 def test_agents_that_end_at_different_times_share_their_parameters(tmp_path):
@@ -110,7 +115,14 @@ def test_two_runners_learn_together_on_one_thread(tmp_path, sync):
 
 
 def test_it_learns_on_a_native_vector_env_whose_reset_rows_do_not_count(tmp_path):
-    options = {"total_steps": 15_000, "n_steps": 32, "batch_size": 256, "n_epochs": 20, "learning_rate": 1e-3, "envs": 8}
+    options = {
+        "total_steps": 15_000,
+        "n_steps": 32,
+        "batch_size": 256,
+        "n_epochs": 20,
+        "learning_rate": 1e-3,
+        "envs": 8,
+    }
     common = {"backend": "local", "device": "cpu", "quiet": True, "run_dir": tmp_path / "run", "eval_episodes": 10}
     summary = wiserl.train("ppo", "CartPole-v1", vector="native", gamma=0.98, gae_lambda=0.8, **options, **common)
     assert summary["eval_return_mean"] > 100

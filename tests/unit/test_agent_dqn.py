@@ -85,8 +85,16 @@ def test_no_gradient_flows_into_what_is_aimed_at(double):
 
 
 def make_agent(spec: Any = None, streams: int = 2, total_steps: int = 1000, seed: int = 0, **config: Any) -> DQN:
-    config = {"learning_starts": 0, "train_freq": 1, "buffer_size": 1000, "hidden_sizes": (8,), "batch_size": 16} | config
-    agent = DQN(spec=spec or make_spec(), config=DQNConfig(**config), num_streams=streams, total_steps=total_steps, seed=seed)
+    config = {
+        "learning_starts": 0,
+        "train_freq": 1,
+        "buffer_size": 1000,
+        "hidden_sizes": (8,),
+        "batch_size": 16,
+    } | config
+    agent = DQN(
+        spec=spec or make_spec(), config=DQNConfig(**config), num_streams=streams, total_steps=total_steps, seed=seed
+    )
     agent._start_learning()
     return agent
 
@@ -254,9 +262,12 @@ def test_acting_follows_weights_that_are_taken_in():
 
 
 @pytest.mark.parametrize(
-    ("sync", "runners", "envs", "expected"), [(True, 1, 1, 4), (True, 2, 1, 2), (True, 1, 8, 1), (False, 1, 8, 8), (False, 2, 1, 64)]
+    ("sync", "runners", "envs", "expected"),
+    [(True, 1, 1, 4), (True, 1, 8, 1), (True, 2, 1, 32), (True, 2, 8, 4), (False, 1, 8, 8), (False, 2, 1, 64)],
 )
-def test_a_fragment_is_what_one_training_step_waits_for_or_64_env_steps_in_async(sync, runners, envs, expected):
+def test_a_round_is_what_one_training_step_waits_for_or_64_env_steps_with_several_runners_or_async(
+    sync, runners, envs, expected
+):
     assert DQN.steps_per_fragment(DQNConfig(train_freq=4), sync, runners, envs) == expected
 
 

@@ -106,7 +106,10 @@ def spy_on_batches(agent: PPO) -> list[dict[str, Any]]:
 
 def act_and_finish(agent: PPO, fragment: dict[str, Any]) -> dict[str, Any]:
     """The fragment as a runner would have made it with this agent's policy."""
-    steps = [agent.choose_action(tree_map(lambda leaf, t=t: leaf[t], fragment["obs"])) for t in range(len(fragment["reward"]))]
+    steps = [
+        agent.choose_action(tree_map(lambda leaf, t=t: leaf[t], fragment["obs"]))
+        for t in range(len(fragment["reward"]))
+    ]
     fragment = fragment | {name: np.stack([step[name] for step in steps]) for name in steps[0]}
     agent.finish_fragment(fragment)
     return fragment
@@ -133,7 +136,8 @@ OBSERVATIONS = [
 
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize(
-    "spec", [make_spec(BOX, action, 2) for action in ACTIONS] + [make_spec(obs, spaces.Discrete(2), 2) for obs in OBSERVATIONS]
+    "spec",
+    [make_spec(BOX, action, 2) for action in ACTIONS] + [make_spec(obs, spaces.Discrete(2), 2) for obs in OBSERVATIONS],
 )
 def test_what_acted_is_what_learns(spec, normalize):
     """Before the first update the ratio is 1 in every row: acting and learning mean the same by an action."""
@@ -181,7 +185,11 @@ def test_advantages_bootstrap_from_the_true_final_observation_where_truncated_an
     def value(rows: np.ndarray) -> np.ndarray:
         return agent.policy.value(torch.from_numpy(rows).flatten(0, -2)).detach().numpy().reshape(rows.shape[:-1])
 
-    v, last, final = value(fragment["obs"])[:, :, 0], value(fragment["last_obs"])[:, 0], value(fragment["final_obs"])[:, 0]
+    v, last, final = (
+        value(fragment["obs"])[:, :, 0],
+        value(fragment["last_obs"])[:, 0],
+        value(fragment["final_obs"])[:, 0],
+    )
     r = fragment["reward"][:, :, 0]
     a = np.zeros((3, 2))
     a[2] = r[2] + 0.5 * last - v[2]

@@ -82,7 +82,9 @@ def test_nan_and_infinity_are_refused_with_env_step_and_entry():
             check_finite(fragment, "Foo-v0", 100)
         return str(error.value)
 
-    assert "env 'Foo-v0' returned nan as observation at step 103 of env 1 of runner 4" in message("obs", (3, 1, 0, 2), np.nan)
+    assert "env 'Foo-v0' returned nan as observation at step 103 of env 1 of runner 4" in message(
+        "obs", (3, 1, 0, 2), np.nan
+    )
     assert "[0, 2]" in message("obs", (3, 1, 0, 2), np.nan)
     assert "returned inf as reward at step 104 of env 0 of runner 4" in message("reward", (4, 0, 0), np.inf)
     assert "observation at step 105 of env 1 of runner 4" in message("last_obs", (1, 0, 0), -np.inf)
@@ -106,7 +108,9 @@ def test_one_fragment_is_joined_to_itself_without_a_copy():
 def test_joining_keeps_every_envs_steps_and_endings(sizes, seed):
     parts = []
     for number, envs in enumerate(sizes):
-        part = make_fragment(make_spec(DICT, agents=2), 4, envs, seed + number, end_rate=0.2, rank=np.full(envs, number))
+        part = make_fragment(
+            make_spec(DICT, agents=2), 4, envs, seed + number, end_rate=0.2, rank=np.full(envs, number)
+        )
         part["episode_return"] = np.full(number, float(number), np.float32)
         part["mine"] = np.full((4, envs, 2), number)
         parts.append(part)

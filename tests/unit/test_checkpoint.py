@@ -14,8 +14,16 @@ import torch
 from wiserl.core.checkpoint import drop_replay, open_checkpoint, point_to, prune, save_checkpoint
 from wiserl.util.errors import InputError
 
-WEIGHTS = {"layer.weight": torch.arange(6.0).reshape(2, 3), "mean": torch.tensor(2.5, dtype=torch.float64), "none": torch.zeros(0)}
-STATE = {"optimizer": {"step": torch.tensor(3.0), "lr": 0.1, "betas": (0.9, 0.99)}, "rng": "text", "list": [1, None, True]}
+WEIGHTS = {
+    "layer.weight": torch.arange(6.0).reshape(2, 3),
+    "mean": torch.tensor(2.5, dtype=torch.float64),
+    "none": torch.zeros(0),
+}
+STATE = {
+    "optimizer": {"step": torch.tensor(3.0), "lr": 0.1, "betas": (0.9, 0.99)},
+    "rng": "text",
+    "list": [1, None, True],
+}
 REPLAY = {
     "obs": np.arange(6, dtype=np.uint8).reshape(2, 3)[:, ::-1],
     "kind": np.zeros(0, np.bool_),
@@ -28,7 +36,7 @@ def save(folder: Path, steps: int = 100, replay: dict | None = None, **manifest)
     return save_checkpoint(folder, {"env_steps": steps, "algo": "ppo", **manifest}, WEIGHTS, STATE, replay)
 
 
-@pytest.fixture()
+@pytest.fixture
 def run(tmp_path) -> Path:
     """A run folder with checkpoints of 50 and 100 steps, the latter with replay and named last."""
     folder = tmp_path / "run" / "checkpoints"
@@ -67,6 +75,13 @@ def test_a_run_folder_opens_after_it_was_moved(run, tmp_path):
     assert open_checkpoint(tmp_path / "moved").manifest["env_steps"] == 100
 
 
+def test_what_a_gpu_saved_opens_without_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+    path = save(tmp_path)
+    monkeypatch.undo()
+    assert open_checkpoint(path).state()["optimizer"]["step"].device.type == "cpu"
+
+
 @pytest.mark.parametrize("shared", ["views of one tensor", "two names of one tensor"])
 def test_weights_that_share_memory_are_saved_by_value(tmp_path, shared):
     flat = torch.arange(6.0)
@@ -95,16 +110,18 @@ def test_a_kill_at_any_moment_leaves_the_checkpoint_before_whole(run, monkeypatc
         raise Killed
 
     for target in ("torch.save", "safetensors.torch.save_file", "pathlib.Path.write_text", "pathlib.Path.rename"):
-        with monkeypatch.context() as patch, pytest.raises(Killed):
+        with monkeypatch.context() as patch:
             patch.setattr(target, die)
-            save(folder, 150)
+            with pytest.raises(Killed):
+                save(folder, 150)
         checkpoint = open_checkpoint(run)
         assert checkpoint.manifest["env_steps"] == 100
         assert not (folder / "step_150").exists()
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        path = save(folder, 150)
+    path = save(folder, 150)
+    with monkeypatch.context() as patch:
         patch.setattr("pathlib.Path.replace", die)
-        point_to(folder, "last", path)
+        with pytest.raises(Killed):
+            point_to(folder, "last", path)
     assert open_checkpoint(run).manifest["env_steps"] == 100
     point_to(folder, "last", save(folder, 150))
     prune(folder, keep=5)

@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 
 from wiserl.agent import algorithm_class, algorithm_names
-from wiserl.core.config import Count, Fraction, PositiveFloat, PositiveInt, convert, field_names, make_config, parse_value, to_plain
+from wiserl.core.config import (
+    Count,
+    Fraction,
+    PositiveFloat,
+    PositiveInt,
+    convert,
+    field_names,
+    make_config,
+    parse_value,
+    to_plain,
+)
 from wiserl.util.errors import InputError
 
 

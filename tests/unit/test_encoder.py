@@ -30,10 +30,15 @@ SPACES = {
     "tiny image": spaces.Box(0.0, 1.0, (4, 4, 2), np.float32),
     "tuple": spaces.Tuple((VECTOR, spaces.Discrete(2))),
     "nested": spaces.Dict(
-        {"image": spaces.Box(0, 255, (12, 12, 1), np.uint8), "more": spaces.Dict({"x": VECTOR, "n": spaces.Discrete(2)})}
+        {
+            "image": spaces.Box(0, 255, (12, 12, 1), np.uint8),
+            "more": spaces.Dict({"x": VECTOR, "n": spaces.Discrete(2)}),
+        }
     ),
     # Names that a torch module has itself, or cannot have.
-    "awkward names": spaces.Dict({"type": VECTOR, "values": VECTOR, "training": VECTOR, "arm.left": VECTOR, "": VECTOR}),
+    "awkward names": spaces.Dict(
+        {"type": VECTOR, "values": VECTOR, "training": VECTOR, "arm.left": VECTOR, "": VECTOR}
+    ),
 }
 
 
@@ -109,7 +114,9 @@ def test_numpy_acting_is_the_network_and_follows_its_weights(activation):
                 parameter.mul_(1.5)
 
 
-@pytest.mark.parametrize("space", [spaces.Discrete(3), spaces.Box(0, 255, (8, 8, 3), np.uint8), spaces.Dict(a=spaces.Box(0, 1))])
+@pytest.mark.parametrize(
+    "space", [spaces.Discrete(3), spaces.Box(0, 255, (8, 8, 3), np.uint8), spaces.Dict(a=spaces.Box(0, 1))]
+)
 def test_numpy_acting_leaves_other_networks_to_torch(space):
     encoder = Encoder(space, (8,), "tanh")
     assert numpy_forward(encoder, nn.Linear(encoder.size, 2)) is None

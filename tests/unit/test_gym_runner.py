@@ -170,7 +170,9 @@ def test_running_ends_when_the_agent_has_learned_from_all_the_steps_it_wants(tmp
     assert len(closed) == 3, "two envs and the probe"
 
 
-@pytest.mark.parametrize(("what", "text"), [("obs", "nan as observation at step 21"), ("reward", "nan as reward at step 20")])
+@pytest.mark.parametrize(
+    ("what", "text"), [("obs", "nan as observation at step 21"), ("reward", "nan as reward at step 20")]
+)
 def test_nan_is_refused_with_the_step_counted_over_fragments(tmp_path, what, text):
     """The env breaks at step 21 of its episode, in the third fragment of eight steps."""
     plan = make_plan(tmp_path, "ppo", BoxObs)

@@ -150,7 +150,7 @@ def test_what_is_shipped_at_once_is_not_copied():
 
 
 def test_an_agent_that_cannot_be_followed_acts_on_the_learner():
-    handle, link = make_handle(OnLearner)
+    handle, _ = make_handle(OnLearner)
     assert handle.replica is None
     assert handle.choose_action(5) == ("acted on the learner", (5,), {})
     for _ in range(OnLearner.ship_every):

@@ -107,7 +107,9 @@ def test_what_a_head_emits_is_what_the_env_takes(space):
     assert log_prob.shape == (4,)
 
 
-@pytest.mark.parametrize("space", [spaces.Box(0, 3, (1,), np.int32), spaces.Dict({"a": spaces.Discrete(2)}), spaces.Text(3)])
+@pytest.mark.parametrize(
+    "space", [spaces.Box(0, 3, (1,), np.int32), spaces.Dict({"a": spaces.Discrete(2)}), spaces.Text(3)]
+)
 def test_a_space_without_a_head_is_refused_with_those_that_have_one(space):
-    with pytest.raises(InputError, match="myalgo cannot act in .*Discrete, MultiDiscrete, MultiBinary or"):
+    with pytest.raises(InputError, match=r"myalgo cannot act in .*Discrete, MultiDiscrete, MultiBinary or"):
         make_head(space, "myalgo")

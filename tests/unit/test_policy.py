@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.envs import BoxAction, BoxObs, DictObs, DiscreteObs, DyingAgents, MultiBinaryAction, MultiDiscreteAction, TupleObs
+from tests.envs import (
+    BoxAction,
+    BoxObs,
+    DictObs,
+    DiscreteObs,
+    DyingAgents,
+    MultiBinaryAction,
+    MultiDiscreteAction,
+    TupleObs,
+)
 from tests.plans import make_plan
 from wiserl.core.batch import tree_map
 from wiserl.core.policy import load
@@ -38,7 +47,9 @@ def test_the_env_takes_what_the_policy_chooses(tmp_path, algo, env):
     obs, _ = made.reset(seed=0)
     for deterministic in (True, False, True):
         action = policy.choose_action(obs, deterministic)
-        assert made.action_space.contains(np.asarray(action, made.action_space.dtype) if made.action_space.shape else action)
+        assert made.action_space.contains(
+            np.asarray(action, made.action_space.dtype) if made.action_space.shape else action
+        )
         assert type(action) in (int, np.ndarray)
         obs, *_ = made.step(action)
 

@@ -121,7 +121,9 @@ def test_running_returns_go_on_over_fragments_by_stream_and_stop_where_an_env_wa
     expected = [plain_returns(second["reward"][:, e, 0], [False] * 4, 0.9, before[1 - e, 0])[-1] for e in range(2)]
     np.testing.assert_allclose(whole.running[[1, 0], 0], expected, rtol=1e-5)
     whole.scale({**second, "fresh": np.array([True, False])})
-    np.testing.assert_allclose(whole.running[0, 0], plain_returns(second["reward"][:, 0, 0], [False] * 4, 0.9)[-1], rtol=1e-5)
+    np.testing.assert_allclose(
+        whole.running[0, 0], plain_returns(second["reward"][:, 0, 0], [False] * 4, 0.9)[-1], rtol=1e-5
+    )
 
 
 def test_rows_of_agents_that_are_gone_do_not_count_for_the_scale():

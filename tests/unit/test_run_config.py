@@ -82,7 +82,9 @@ def test_an_unknown_algorithm_is_refused_with_the_nearest():
         resolve("pppo", "CartPole-v1", {})
 
 
-@pytest.mark.parametrize("text", ["n_steps: 64\nenv_kwargs: {length: 4}\n", '{"n_steps": 64, "env_kwargs": {"length": 4}}'])
+@pytest.mark.parametrize(
+    "text", ["n_steps: 64\nenv_kwargs: {length: 4}\n", '{"n_steps": 64, "env_kwargs": {"length": 4}}']
+)
 def test_a_config_file_is_yaml_or_json(tmp_path, text):
     (tmp_path / "c").write_text(text)
     run, config = options(**read_config_file(tmp_path / "c"))
@@ -90,7 +92,8 @@ def test_a_config_file_is_yaml_or_json(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("- 1\n", "holds a list; expected a mapping"), ("a: [", "neither YAML nor JSON"), (None, "cannot be read")]
+    ("text", "message"),
+    [("- 1\n", "holds a list; expected a mapping"), ("a: [", "neither YAML nor JSON"), (None, "cannot be read")],
 )
 def test_a_bad_config_file_is_refused_in_one_line(tmp_path, text, message):
     if text is not None:
@@ -115,7 +118,15 @@ def test_auto_is_local_for_one_runner_and_ray_for_more_where_it_is_installed(mon
 
 
 def saved_run(folder, **changes):
-    run = {"algo": "ppo", "env": "tests.envs:Chain", "runners": 2, "envs": 4, "seed": 0, "sync": True, "vector": "inline"}
+    run = {
+        "algo": "ppo",
+        "env": "tests.envs:Chain",
+        "runners": 2,
+        "envs": 4,
+        "seed": 0,
+        "sync": True,
+        "vector": "inline",
+    }
     run |= {"total_steps": 1000, "run_dir": "elsewhere", "env_kwargs": {"length": 4}} | changes
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"run": run, "hyperparameters": {"gamma": 0.9}}))
@@ -131,7 +142,9 @@ def test_a_run_is_resumed_with_its_own_options_and_the_changes(tmp_path):
     assert run.env_kwargs == {"length": 4}
 
 
-@pytest.mark.parametrize("change", [{"envs": "8"}, {"runners": 3}, {"seed": "1"}, {"sync": False}, {"vector": "process"}])
+@pytest.mark.parametrize(
+    "change", [{"envs": "8"}, {"runners": 3}, {"seed": "1"}, {"sync": False}, {"vector": "process"}]
+)
 def test_what_a_checkpoint_depends_on_cannot_change_on_resume(tmp_path, change):
     (key, value), *_ = change.items()
     with pytest.raises(InputError, match=rf"--resume with {key}={value}: the run in .* has {key}="):
@@ -139,7 +152,7 @@ def test_what_a_checkpoint_depends_on_cannot_change_on_resume(tmp_path, change):
 
 
 def test_a_folder_without_a_run_or_with_a_broken_one_is_named(tmp_path):
-    with pytest.raises(InputError, match="is not a run folder: it has no config.json"):
+    with pytest.raises(InputError, match="is not a run folder: it has no config"):
         run_options_of(tmp_path, {})
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json' is corrupt"):

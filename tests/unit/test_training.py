@@ -209,7 +209,9 @@ def test_metrics_come_at_their_interval_with_the_names_people_know(tmp_path):
     assert [(event.kind, event.env_steps) for event in events] == [("metrics", 32), ("metrics", 64), ("metrics", 80)]
     row = events[0].content
     assert (row["charts/episodic_return"], row["charts/episodic_length"], row["charts/episodes"]) == (2.0, 5.0, 4)
-    names = "losses/policy_loss losses/value_loss losses/entropy losses/approx_kl losses/clipfrac losses/explained_variance"
+    names = (
+        "losses/policy_loss losses/value_loss losses/entropy losses/approx_kl losses/clipfrac losses/explained_variance"
+    )
     assert set(names.split()) | {"charts/SPS", "charts/learning_rate", "charts/policy_lag_max"} <= set(row)
     assert agent.drain() == []
     assert agent.status()["train_return_mean"] == 2.0
@@ -227,7 +229,9 @@ def test_evaluations_are_asked_for_at_their_interval_each_with_a_checkpoint_of_t
 
 def test_a_checkpoint_waits_for_its_evaluation_however_late_that_comes(tmp_path):
     """The driver may be busy with the evaluation before while the learner saves on and on."""
-    plan = make_plan(tmp_path, "ppo", BoxObs, eval_every=16, checkpoint_every=16, keep_checkpoints=1, total_steps=10_000)
+    plan = make_plan(
+        tmp_path, "ppo", BoxObs, eval_every=16, checkpoint_every=16, keep_checkpoints=1, total_steps=10_000
+    )
     agent = make_learner(plan)
     for _ in range(6):
         agent.update(fragment_for(plan))

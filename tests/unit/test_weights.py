@@ -14,10 +14,12 @@ from torch import nn
 
 from wiserl.dist.weights import pack, unpack
 
-Pair = namedtuple("Pair", ["left", "right"])  # noqa: PYI024
+Pair = namedtuple("Pair", ["left", "right"])
 
 SHAPES = st.sampled_from([(), (0,), (3,), (2, 3), (2, 0, 3), (1, 1)])
-TORCH_DTYPES = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool])
+TORCH_DTYPES = st.sampled_from(
+    [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
+)
 NUMPY_DTYPES = st.sampled_from([np.float32, np.float64, np.int8, np.uint8, np.bool_, np.complex64])
 
 
@@ -37,10 +39,12 @@ def arrays(draw):
 LEAVES = tensors() | arrays() | st.sampled_from([None, True, 3, 2.5, "text", np.float32(1.5)])
 TREES = st.recursive(
     LEAVES,
-    lambda children: st.lists(children, max_size=3)
-    | st.dictionaries(st.text("ab", max_size=2) | st.integers(0, 3), children, max_size=3)
-    | st.tuples(children, children)
-    | st.builds(Pair, children, children),
+    lambda children: (
+        st.lists(children, max_size=3)
+        | st.dictionaries(st.text("ab", max_size=2) | st.integers(0, 3), children, max_size=3)
+        | st.tuples(children, children)
+        | st.builds(Pair, children, children)
+    ),
     max_leaves=8,
 )
 

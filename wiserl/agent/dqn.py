@@ -131,9 +131,13 @@ class DQN(Algorithm):
 
     @classmethod
     def steps_per_fragment(cls, config: DQNConfig, sync: bool, runners: int, envs: int) -> int:
-        """Sync: what one training step waits for. Async: at least 64 env steps, since a shipment costs what it holds."""
+        """One runner in sync mode: what one training step waits for. Else a round has at least 64 env steps, since each
+        shipment has its price, and that many more updates.
+        """
         for_training = -(-config.train_freq // (runners * envs))
-        return for_training if sync else max(for_training, -(-64 // envs))
+        if sync and runners == 1:
+            return for_training
+        return max(for_training, -(-64 // (runners * envs if sync else envs)))
 
     def _start_learning(self) -> None:
         config = self.config

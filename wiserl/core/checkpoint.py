@@ -47,7 +47,7 @@ class Checkpoint:
 
     def state(self) -> dict[str, Any]:
         """The learner's state: optimiser, targets, generators, counters."""
-        state: dict[str, Any] = torch.load(self.path / _STATE, weights_only=True)
+        state: dict[str, Any] = torch.load(self.path / _STATE, map_location="cpu", weights_only=True)
         return state
 
     def replay(self) -> dict[str, Any] | None:
@@ -152,7 +152,9 @@ def open_checkpoint(where: Path | str, which: str = "last") -> Checkpoint:
 
 def can_resume(run_dir: Path) -> bool:
     """Whether a run folder names a checkpoint to resume from; a run that was ended before its first one does not."""
-    return os.path.lexists(run_dir / "checkpoints" / "last")  # a link to nothing is an error to be told, not a fresh start
+    return os.path.lexists(
+        run_dir / "checkpoints" / "last"
+    )  # a link to nothing is an error to be told, not a fresh start
 
 
 def _steps(folder: Path) -> list[Path]:

@@ -105,7 +105,8 @@ class Experiment:
             "env": env_id(run.env),
             "backend": self._backend_name,
         }
-        (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+        before = json.loads((folder / "config.json").read_text(encoding="utf-8")) if self._resume else None
+        _write_json(folder / "config.json", config)
         console = Console(run.total_steps, self._quiet, self._json)
         with MetricsWriter(folder) as metrics, StopSignals() as signals:
             with console:
@@ -116,13 +117,18 @@ class Experiment:
                     monitor.forget_after_checkpoint()
                     if not can_resume(folder):
                         console.message("nothing was saved before that run ended: training begins at the start")
-                restarts = self._train(monitor)
+                try:
+                    restarts = self._train(monitor)
+                except InputError:
+                    if before is not None:  # what the checkpoint refused shall not stand in the way of the next attempt
+                        _write_json(folder / "config.json", before)
+                    raise
                 with contextlib.suppress(Interrupted):
                     if signals.received is None:
                         monitor.evaluate_final()
                 signum = signals.received
             summary = self._summary(monitor, restarts)
-        (folder / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
+        _write_json(folder / "summary.json", summary)
         if signum is not None:
             console.warning(f"stopped at {summary['env_steps']:,} env steps and saved; go on with "
                             f"`wiserl train {run.algo} {env_id(run.env)} --resume {folder}`")  # fmt: skip
@@ -214,6 +220,13 @@ class Experiment:
             "learner_restarts": monitor.learner_restarts,
             "run_dir": str(self._folder),
         }
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    """Whole or not at all, whenever the program is killed."""
+    partial = path.with_name(f".{path.name}")
+    partial.write_text(json.dumps(value, indent=2), encoding="utf-8")
+    partial.replace(path)
 
 
 def _claim_folder(run: RunConfig, resume: bool) -> Path:

@@ -134,7 +134,7 @@ class WiseRL:
         Args:
             runners: what `make_runner` returned.
             poll: called in this process several times a second.
-            max_restarts: how often a runner whose process died is restarted before that is an error.
+            max_restarts: how often each runner whose process died is restarted before that is an error.
 
         Returns:
             The number of restarts.

@@ -44,7 +44,7 @@ class RunConfig:
     )
     reset_at_checkpoint: bool = True  # sync: reset the envs there, so that a resumed run is exact
     max_inflight: Count = 0  # async: fragments per runner that may be unanswered; 0: 1 on-policy, 2 off-policy
-    max_restarts: Count = 3  # of runners whose process died
+    max_restarts: Count = 3  # of each runner whose process died, and of the learner
     learner_gpus: NonNegative = 0.0  # GPUs asked of Ray for the learner
     env_kwargs: dict[str, Any] = field(default_factory=dict)
 

@@ -21,6 +21,7 @@ from wiserl.core.agent import Agent
 from wiserl.core.batch import Array, Fragment, Nested, check_fragment, concat_fragments, count_env_steps, cut_episodes
 from wiserl.core.checkpoint import drop_replay, open_checkpoint, point_to, prune, save_checkpoint
 from wiserl.env.spaces import EnvSpec
+from wiserl.util.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -292,10 +293,18 @@ class TrainingAgent(Agent):
 
     def _load(self) -> None:
         checkpoint = open_checkpoint(self.plan.run_dir, "last")
-        algorithm = self.algorithm
-        algorithm.policy.load_state_dict(checkpoint.weights())
+        algorithm, saved = self.algorithm, checkpoint.manifest["algo"]
+        if saved != self.plan.algo:
+            raise InputError(f"checkpoint '{checkpoint.path}' was saved by {saved}, this run trains {self.plan.algo}")
         state = checkpoint.state()
-        algorithm.load_learner_state(state["algorithm"])
+        try:
+            algorithm.policy.load_state_dict(checkpoint.weights())
+            algorithm.load_learner_state(state["algorithm"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise InputError(
+                f"checkpoint '{checkpoint.path}' holds another network than this run's: {error}. Resume without the options "
+                "that changed it"
+            ) from None
         replay = checkpoint.replay()
         if replay is not None:
             algorithm.load_replay_state(replay)

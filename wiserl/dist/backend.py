@@ -13,8 +13,10 @@ from wiserl.core.agent import Agent
 from wiserl.core.handle import AgentHandle
 from wiserl.core.runner import Runner
 
-WAIT_SECONDS = float(os.environ.get("WISERL_WAIT_SECONDS", "600"))
-"""The longest any wait for a shipment or a call lasts, in seconds (environment variable `WISERL_WAIT_SECONDS`)."""
+
+def wait_seconds() -> float:
+    """The longest any wait for a shipment or a call lasts: 600, or what the environment variable WISERL_WAIT_SECONDS says."""
+    return float(os.environ.get("WISERL_WAIT_SECONDS", "600"))
 
 
 def limit_threads() -> None:
@@ -70,7 +72,9 @@ class Backend(Protocol):
         """A handle for the calling runner (or the script)."""
         ...
 
-    def make_runners(self, name: str, runner_class: type[Runner], args: Any, num: int, resource: Mapping[str, Any]) -> RunnerGroup:
+    def make_runners(
+        self, name: str, runner_class: type[Runner], args: Any, num: int, resource: Mapping[str, Any]
+    ) -> RunnerGroup:
         """Place runners."""
         ...
 

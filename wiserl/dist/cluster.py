@@ -81,7 +81,9 @@ def check_room(what: str, resource: Mapping[str, Any], nodes: Sequence[Mapping[s
     fits = any(all(node.get(key, 0) >= value for key, value in asked.items()) for node in nodes)
     if fits and patient:
         return
-    shown = [{key: value for key, value in node.items() if not key.startswith(("node:", "object_store"))} for node in nodes]
+    shown = [
+        {key: value for key, value in node.items() if not key.startswith(("node:", "object_store"))} for node in nodes
+    ]
     left = {key: free.get(key, 0) for key in asked or ["CPU"]}
     raise PlacementError(
         f"{what} cannot be placed: asked {asked or 'nothing'}, the cluster's {len(nodes)} node(s) have {shown} in all, of which "

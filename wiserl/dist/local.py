@@ -72,24 +72,37 @@ class LocalBackend:
                    kwargs: Mapping[str, Any]) -> None:  # fmt: skip
         """Construct the agent here. `resource` has no meaning in one process."""
         if name in self._learners:
-            raise InputError(f"an agent named '{name}' exists already; choose another name, or get it with get_agent('{name}')")
+            raise InputError(
+                f"an agent named '{name}' exists already; choose another name, or get it with get_agent('{name}')"
+            )
         self._learners[name] = Learner(name, agent_class(sync=sync, **kwargs), sync)
         self._agents[name] = (agent_class, sync, kwargs)
 
     def get_agent(self, name: str, inference: str) -> AgentHandle:
         """A handle with a replica of its own, as on Ray."""
         if name not in self._learners:
-            raise InputError(f"no agent named '{name}' (make it first with make_agent). {nearest(name, self._learners)}")
+            raise InputError(
+                f"no agent named '{name}' (make it first with make_agent). {nearest(name, self._learners)}"
+            )
         agent_class, sync, kwargs = self._agents[name]
         context = current_runner.get() or self._script
         link = _LocalLink(self, self._learners[name])
         handle = AgentHandle(
-            name, link, lambda: agent_class(sync=sync, **kwargs), agent_class, sync, context.rank, context.incarnation, inference
+            name,
+            link,
+            lambda: agent_class(sync=sync, **kwargs),
+            agent_class,
+            sync,
+            context.rank,
+            context.incarnation,
+            inference,
         )
         context.handles.append(handle)
         return handle
 
-    def make_runners(self, name: str, runner_class: type[Runner], args: Any, num: int, resource: Mapping[str, Any]) -> RunnerGroup:
+    def make_runners(
+        self, name: str, runner_class: type[Runner], args: Any, num: int, resource: Mapping[str, Any]
+    ) -> RunnerGroup:
         """Construct the runners here, rank by rank."""
         members = []
         for rank in range(num):

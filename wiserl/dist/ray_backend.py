@@ -14,19 +14,19 @@ import signal
 import threading
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from wiserl.core import registry
 from wiserl.core.agent import Agent
 from wiserl.core.handle import AgentHandle
-from wiserl.core.learner import Ack, Shipment
+from wiserl.core.learner import Ack
 from wiserl.core.runner import Runner
-from wiserl.dist.backend import WAIT_SECONDS, Failure, RunnerContext, RunnerGroup, limit_threads
+from wiserl.dist.backend import Failure, RunnerContext, RunnerGroup, limit_threads, wait_seconds
 from wiserl.dist.cluster import check_room, find_cluster, share_out
-from wiserl.dist.service import LearnerService, RunnerService
+from wiserl.dist.service import LearnerService, RemoteLink, RunnerService
+from wiserl.dist.supervise import supervise
 from wiserl.dist.weights import Packed
 from wiserl.util.errors import ActorLost, InputError, LearnerLost, WaitTimeout, nearest
 
@@ -39,6 +39,7 @@ from ray.exceptions import (
     ActorUnschedulableError,
     GetTimeoutError,
     NodeDiedError,
+    ObjectLostError,
     OutOfMemoryError,
     RayActorError,
     WorkerCrashedError,
@@ -51,19 +52,42 @@ PLACEMENT_GRACE_SECONDS = 5.0
 PLACEMENT_SECONDS = 120.0
 GET_AGENT_SECONDS = 120.0
 _KEEPER = "wiserl-keeper"
-_DEATHS = (RayActorError, ActorUnschedulableError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
+_DEATHS = (
+    RayActorError,
+    ActorUnschedulableError,
+    WorkerCrashedError,
+    NodeDiedError,
+    OutOfMemoryError,
+    ObjectLostError,
+)
+
+
+class _Session(NamedTuple):
+    """What belongs to one script: the namespace in which its actors have their names, and its settings.
+
+    Processes of a cluster do not inherit a script's environment; what is set there for wiserl has to travel.
+    """
+
+    namespace: str
+    variables: dict[str, str]
 
 
 class _LearnerActor(LearnerService):
     """A learner in a process of its own."""
 
-    def __init__(self, session: str, name: str, sync: bool, payload: bytes) -> None:
+    def __init__(self, session: _Session, name: str, sync: bool, payload: bytes) -> None:
+        self._session = session
+        self._placed: list[Any] = []
         _enter_actor_process(session)
         super().__init__(name, sync, payload)
 
     def store(self, weights: Packed) -> Any:
         """Into the object store, once for all runners."""
         return ray.put(weights)
+
+    async def place(self, name: str, sync: bool, payload: bytes, resource: Mapping[str, Any]) -> None:
+        """Make another agent, for a runner that must not own it."""
+        self._placed.append(_learner_actor(self._session, name, sync, payload, resource))
 
     async def pid(self) -> int:
         return os.getpid()
@@ -72,7 +96,7 @@ class _LearnerActor(LearnerService):
 class _RunnerActor(RunnerService):
     """A runner in a process of its own."""
 
-    def __init__(self, session: str, payload: bytes, rank: int, world_size: int, incarnation: int) -> None:
+    def __init__(self, session: _Session, payload: bytes, rank: int, world_size: int, incarnation: int) -> None:
         super().__init__(_enter_actor_process(session, (rank, world_size, incarnation)).context, payload)
 
     def pid(self) -> int:
@@ -80,16 +104,18 @@ class _RunnerActor(RunnerService):
 
 
 class _Keeper:
-    """Owns the agents that runners make."""
+    """Owns the agents that runners make, where there is no learner yet that could."""
 
-    def __init__(self) -> None:
-        self._actors: list[Any] = []
+    def __init__(self, session: _Session) -> None:
+        self._session = session
+        self._placed: list[Any] = []
 
-    def place(self, session: str, name: str, sync: bool, payload: bytes, resource: Mapping[str, Any]) -> None:
-        self._actors.append(_learner_actor(session, name, sync, payload, resource))
+    def place(self, name: str, sync: bool, payload: bytes, resource: Mapping[str, Any]) -> None:
+        self._placed.append(_learner_actor(self._session, name, sync, payload, resource))
 
 
-def _enter_actor_process(session: str, place: tuple[int, int, int] = (-1, 0, 0)) -> RayBackend:
+def _enter_actor_process(session: _Session, place: tuple[int, int, int] = (-1, 0, 0)) -> RayBackend:
+    os.environ.update(session.variables)
     limit_threads()
     backend = RayBackend(session, False, place)
     registry.attach_session(backend)
@@ -108,9 +134,9 @@ def _near_files(resource: Mapping[str, Any]) -> dict[str, Any]:
     return {"num_cpus": 0, "scheduling_strategy": strategy, **resource}
 
 
-def _learner_actor(session: str, name: str, sync: bool, payload: bytes, resource: Mapping[str, Any]) -> Any:
+def _learner_actor(session: _Session, name: str, sync: bool, payload: bytes, resource: Mapping[str, Any]) -> Any:
     options = {"max_concurrency": 1000, **_near_files(resource)}
-    actor_class = ray.remote(_LearnerActor).options(name=name, namespace=session, **options)
+    actor_class = ray.remote(_LearnerActor).options(name=name, namespace=session.namespace, **options)
     return actor_class.remote(session, name, sync, payload)
 
 
@@ -132,48 +158,13 @@ def _check_room(what: str, resource: Mapping[str, Any], waited: float) -> None:
         check_room(what, resource, nodes, ray.available_resources(), patient=waited < PLACEMENT_SECONDS)
 
 
-@dataclass
-class _RayLink:
-    """Remote calls to one learner."""
-
-    name: str
-    actor: Any
-    inflight: deque[Any]
-
-    def ship(self, shipment: Shipment, wait: bool, max_inflight: int) -> Ack | None:
-        self.inflight.append(self.actor.ship.remote(shipment))
-        ack = None
-        while len(self.inflight) > (0 if wait else max_inflight - 1):
-            ack = self._get(self.inflight.popleft())
-        return ack
-
-    def drain(self) -> Ack | None:
-        ack = None
-        while self.inflight:
-            ack = self._get(self.inflight.popleft())
-        return ack
-
-    def fetch(self, known_version: int) -> Ack:
-        ack: Ack = self._get(self.actor.fetch.remote(known_version))
-        return ack
-
-    def act(self, *args: Any, **kwargs: Any) -> Any:
-        return self._get(self.actor.act.remote(args, kwargs))
-
-    def call(self, method: str, *args: Any) -> Any:
-        return self._get(self.actor.control.remote("call", method, *args))
-
-    def _get(self, ref: Any) -> Any:
-        return _get(ref, self.name, self.actor)
-
-
 def _get(ref: Any, name: str, actor: Any) -> Any:
     try:
-        value = ray.get(ref, timeout=WAIT_SECONDS)
+        value = ray.get(ref, timeout=wait_seconds())
         if isinstance(value, Failure):
             value.reraise()
         if isinstance(value, Ack) and isinstance(value.weights, list):
-            value = replace(value, weights=ray.get(value.weights[0], timeout=WAIT_SECONDS))
+            value = replace(value, weights=ray.get(value.weights[0], timeout=wait_seconds()))
         return value
     except GetTimeoutError:
         try:
@@ -181,7 +172,7 @@ def _get(ref: Any, name: str, actor: Any) -> Any:
         except GetTimeoutError:
             missing = "nobody: it is still in `update`"
         raise WaitTimeout(
-            f"no answer from agent '{name}' in {WAIT_SECONDS:.0f} s; it waits for runners {missing}. In sync mode every runner that "
+            f"no answer from agent '{name}' in {wait_seconds():.0f} s; it waits for runners {missing}. In sync mode every runner that "
             "got the agent has to call update; for a longer wait set WISERL_WAIT_SECONDS"
         ) from None
     except _DEATHS as error:
@@ -189,22 +180,24 @@ def _get(ref: Any, name: str, actor: Any) -> Any:
 
 
 class _Member:
-    """A runner's place: the actor that fills it now, and the task that is waited for (none: it is done, or not yet told)."""
+    """A runner's place, as `supervise` wants it: the actor that fills it now, and the task that is waited for."""
 
-    def __init__(self, session: str, payload: bytes, rank: int, world_size: int, resource: Mapping[str, Any]) -> None:
+    def __init__(
+        self, session: _Session, payload: bytes, rank: int, world_size: int, resource: Mapping[str, Any]
+    ) -> None:
         self.rank = rank
         self._world_size = world_size
         self._resource = resource
         self._make = lambda incarnation: (session, payload, rank, world_size, incarnation)
-        self._incarnation = -1
+        self.incarnation = -1
         self.place()
 
     def place(self) -> None:
         """Ask for a process, and construct the runner in it."""
-        self._incarnation += 1
+        self.incarnation += 1
         options = {"num_cpus": 0, "scheduling_strategy": self._strategy(), **self._resource}
         actor_class: Any = ray.remote(_RunnerActor)
-        self.actor = actor_class.options(**options).remote(*self._make(self._incarnation))
+        self.actor = actor_class.options(**options).remote(*self._make(self.incarnation))
         self.placed = self.actor.pid.remote()
         self.task = self.actor.prepare.remote()
         self._asked_at: float | None = time.monotonic()
@@ -212,7 +205,7 @@ class _Member:
     def _strategy(self) -> Any:
         """Which node to take. Ray spreads what asks for something; runners that do not are shared out here, by CPUs."""
         # After a death the node may be gone, and Ray may not know it yet: the choice is left to Ray.
-        if _asks(self._resource) or self._incarnation:
+        if _asks(self._resource) or self.incarnation:
             return "SPREAD"
         cpus = {node["NodeID"]: node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]}
         node = list(cpus)[share_out(self._world_size, list(cpus.values()))[self.rank]]
@@ -221,6 +214,17 @@ class _Member:
     def run(self) -> None:
         """Let the runner, constructed, do its work."""
         self.task = self.actor.run.remote()
+
+    def result(self) -> Any:
+        """What the task, which is done, gave."""
+        try:
+            return ray.get(self.task, timeout=wait_seconds())
+        except _DEATHS as error:
+            raise ActorLost(str(error)) from None
+
+    def end(self) -> None:
+        """Make sure that the process is gone: one that cannot be reached may still be alive."""
+        ray.kill(self.actor)
 
     def check_placed(self, what: str) -> None:
         """Raise PlacementError if it has no process and will hardly get one."""
@@ -235,29 +239,52 @@ class _Member:
 def _connect() -> None:
     """Connect this process to a cluster: `RayBackend.start` says to which."""
     address = find_cluster()
-    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
-        # address="auto" would also join a Ray that another script started for itself, and end with that script. What
-        # `ray start` noted is left to Ray to find: only then does it use the token that `ray start` made.
-        ray.init(
-            address=None if address else "local", logging_level=logging.ERROR, namespace="wiserl", include_dashboard=False
-        )
+        with _signals_later():
+            # address="auto" would also join a Ray that another script started for itself, and end with that script. What
+            # `ray start` noted is left to Ray to find: only then does it use the token that `ray start` made.
+            ray.init(
+                address=None if address else "local",
+                logging_level=logging.ERROR,
+                namespace="wiserl",
+                include_dashboard=False,
+            )
     except ConnectionError as error:
         raise InputError(
             f"the Ray cluster at {address} does not let this process join: {error}. Its address has to be the one `ray start` "
             "printed; where it asks for a token, RAY_AUTH_MODE=token and the same token have to be set here too"
         ) from None
-    # A Ray of our own would answer SIGTERM by ending at once; who has a handler wants to save first.
-    if callable(on_terminate) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_terminate)
+
+
+@contextlib.contextmanager
+def _signals_later() -> Iterator[None]:
+    """Keep SIGINT and SIGTERM until the end: a Ray that is interrupted while it starts crashes, or leaves processes behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+
+    def keep(signum: int, frame: Any) -> None:
+        received.append(signum)
+
+    before = {signum: signal.signal(signum, keep) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            # Ray answers SIGTERM by ending its cluster and this process: for those who would do nothing, not for those who save.
+            if handler is not signal.SIG_DFL or signal.getsignal(signum) is keep:
+                signal.signal(signum, handler)
+    if received:
+        signal.raise_signal(received[0])
 
 
 class RayBackend:
-    """One session on a Ray cluster: a namespace in which agents have their names."""
+    """What one script, or one of its actors, sees of a Ray cluster."""
 
     name = "ray"
 
-    def __init__(self, session: str, connected_here: bool, place: tuple[int, int, int] = (-1, 0, 0)) -> None:
+    def __init__(self, session: _Session, connected_here: bool, place: tuple[int, int, int] = (-1, 0, 0)) -> None:
         self.session = session
         self.context = RunnerContext(self, *place)
         self._connected_here = connected_here
@@ -275,24 +302,27 @@ class RayBackend:
         connected_here = not ray.is_initialized()
         if connected_here:
             _connect()
-        backend = cls(f"wiserl-{uuid.uuid4().hex[:12]}", connected_here)
+        variables = {key: value for key, value in os.environ.items() if key.startswith("WISERL_")}
+        backend = cls(_Session(f"wiserl-{uuid.uuid4().hex[:12]}", variables), connected_here)
         atexit.register(backend._end_actors)  # Ray's own handler comes after it, when the last output has been shown
         return backend
 
     def make_agent(self, name: str, agent_class: type[Agent], sync: bool, resource: Mapping[str, Any],
                    kwargs: Mapping[str, Any]) -> None:  # fmt: skip
         """Place the agent's learner and wait until it is constructed. A restarted runner finds the agent it made."""
-        if name in self._names():
+        if name in self.agent_names():
             if self.context.incarnation:
                 return
-            raise InputError(f"an agent named '{name}' exists already; choose another name, or get it with get_agent('{name}')")
+            raise InputError(
+                f"an agent named '{name}' exists already; choose another name, or get it with get_agent('{name}')"
+            )
         payload = cloudpickle.dumps((agent_class, dict(kwargs)))
         if self.context.rank < 0:
             actor = _learner_actor(self.session, name, sync, payload, resource)
         else:
-            keeper = ray.get_actor(_KEEPER, namespace=self.session)
-            ray.get(keeper.place.remote(self.session, name, sync, payload, resource), timeout=WAIT_SECONDS)
-            actor = ray.get_actor(name, namespace=self.session)
+            place = ray.get_actor(self.agent_names(hidden=True)[0], namespace=self.session.namespace).place
+            ray.get(place.remote(name, sync, payload, resource), timeout=wait_seconds())
+            actor = ray.get_actor(name, namespace=self.session.namespace)
         self._actors[name] = actor
         placed, prepared = actor.pid.remote(), actor.prepare.remote()
         if self.context.rank >= 0 or resource:
@@ -304,17 +334,28 @@ class RayBackend:
         actor = self._find(name)
         sync, payload = _get(actor.recipe.remote(), name, actor)
         agent_class, kwargs = cloudpickle.loads(payload)
-        link = _RayLink(name, actor, deque())
+        link = RemoteLink(actor, lambda ref: _get(ref, name, actor))
         handle = AgentHandle(
-            name, link, lambda: agent_class(sync=sync, **kwargs), agent_class, sync, self.context.rank, self.context.incarnation, inference
+            name,
+            link,
+            lambda: agent_class(sync=sync, **kwargs),
+            agent_class,
+            sync,
+            self.context.rank,
+            self.context.incarnation,
+            inference,
         )
         self.context.handles.append(handle)
         return handle
 
-    def make_runners(self, name: str, runner_class: type[Runner], args: Any, num: int, resource: Mapping[str, Any]) -> RunnerGroup:
+    def make_runners(
+        self, name: str, runner_class: type[Runner], args: Any, num: int, resource: Mapping[str, Any]
+    ) -> RunnerGroup:
         """Place the runners; they construct themselves while the script goes on."""
-        if self._keeper is None:
-            self._keeper = ray.remote(_Keeper).options(name=_KEEPER, namespace=self.session, **_near_files({})).remote()
+        if self._keeper is None and not self._actors:
+            options = {"name": _KEEPER, "namespace": self.session.namespace, **_near_files({})}
+            keeper_class: Any = ray.remote(_Keeper)
+            self._keeper = keeper_class.options(**options).remote(self.session)
         payload = cloudpickle.dumps((runner_class, args))
         members = [_Member(self.session, payload, rank, num, resource) for rank in range(num)]
         self._group = RunnerGroup(name, runner_class, args, num, resource, members)
@@ -322,60 +363,16 @@ class RayBackend:
 
     def start_runners(self, group: RunnerGroup, poll: Callable[[], None], max_restarts: int) -> int:
         """Supervise: wait for all, restart the dead, re-raise what a runner raised."""
-        restarts, started = 0, False
-        agents_of: dict[int, list[str]] = {}
-        while busy := {member.task: member for member in group.members if member.task is not None}:
-            ready, _ = ray.wait(list(busy), num_returns=1, timeout=0.1)
-            poll()
-            for member in busy.values():
-                member.check_placed(f"runner {member.rank} of '{group.name}'")
-            for ref in ready:
-                member, busy[ref].task = busy[ref], None
-                try:
-                    result = ray.get(ref)
-                except _DEATHS as error:
-                    restarts += 1
-                    self._replace(member, f"runner {member.rank} of '{group.name}'", error, restarts, max_restarts)
-                    continue
-                if isinstance(result, Failure):
-                    result.reraise()
-                if result is None:  # `run` has ended, not `prepare`
-                    self._control_all("leave", member.rank)
-                    continue
-                agents_of[member.rank] = result
-                if started:
-                    for name in result:
-                        self._control(name, "join", member.rank)
-                    member.run()
-            if not started and len(agents_of) == group.num:
-                started = True
-                for name in self._names():
-                    self._control(name, "expect", {rank for rank, names in agents_of.items() if name in names})
-                for member in group.members:
-                    member.run()
-        return restarts
-
-    def _replace(self, member: _Member, what: str, error: Exception, restarts: int, max_restarts: int) -> None:
-        """Put a new process in a dead runner's place, and let nobody wait for the dead one meanwhile."""
-        ray.kill(member.actor)  # what cannot be reached may still be alive
-        self._control_all("leave", member.rank)
-        if restarts > max_restarts:
-            raise ActorLost(
-                f"{what} died and all {max_restarts} restarts are used up: {error}. "
-                "A process that dies without an exception was killed, often for want of memory"
-            )
-        reason = str(error).splitlines()[0]
-        log.warning("%s died and is restarted (%d of %d): %s", what, restarts, max_restarts, reason)
-        member.place()
+        return supervise(group, self, lambda tasks: ray.wait(list(tasks), timeout=0.1)[0], poll, max_restarts)
 
     def runner_pids(self) -> list[int]:
         """Process ids of the runners, by rank."""
         members = self._group.members if self._group else []
-        return [ray.get(member.placed, timeout=WAIT_SECONDS) for member in members]
+        return [ray.get(member.placed, timeout=wait_seconds()) for member in members]
 
     def call(self, name: str, method: str, *args: Any) -> Any:
         """Call a method of a learner's agent."""
-        return self._control(name, "call", method, *args)
+        return self.control(name, "call", method, *args)
 
     def close(self) -> None:
         """End every actor of this session, and leave the cluster; Ray ends it if it was started here."""
@@ -388,35 +385,36 @@ class RayBackend:
         if not ray.is_initialized():
             return
         for member in self._group.members if self._group else []:
-            ray.kill(member.actor)
-        for name in self._names():
+            member.end()
+        for name in self.agent_names():
             with contextlib.suppress(ValueError):  # it has just died
-                ray.kill(ray.get_actor(name, namespace=self.session))
+                ray.kill(ray.get_actor(name, namespace=self.session.namespace))
         if self._keeper is not None:
             ray.kill(self._keeper)
         self._actors.clear()
         self._group = self._keeper = None
 
-    def _names(self) -> list[str]:
+    def agent_names(self, hidden: bool = False) -> list[str]:
+        """Names of the session's agents; `hidden`: the keeper's as well, which is the first if there is one."""
         named = ray.util.list_named_actors(all_namespaces=True)
-        return [entry["name"] for entry in named if entry["namespace"] == self.session and entry["name"] != _KEEPER]
+        names = sorted(entry["name"] for entry in named if entry["namespace"] == self.session.namespace)
+        agents = [name for name in names if name != _KEEPER]
+        return [_KEEPER, *agents] if hidden and _KEEPER in names else agents
 
     def _find(self, name: str) -> Any:
         # In the script nobody else could still be making it; in a runner, another runner may be.
         give_up_at = time.monotonic() + (GET_AGENT_SECONDS if self.context.rank >= 0 else 0.0)
         while name not in self._actors:
             with contextlib.suppress(ValueError):
-                self._actors[name] = ray.get_actor(name, namespace=self.session)
+                self._actors[name] = ray.get_actor(name, namespace=self.session.namespace)
                 break
             if time.monotonic() >= give_up_at:
-                raise InputError(f"no agent named '{name}' (make it first with make_agent). {nearest(name, self._names())}")
+                raise InputError(
+                    f"no agent named '{name}' (make it first with make_agent). {nearest(name, self.agent_names())}"
+                )
             time.sleep(0.02)
         return self._actors[name]
 
-    def _control(self, name: str, method: str, *args: Any) -> Any:
+    def control(self, name: str, method: str, *args: Any) -> Any:
         actor = self._find(name)
         return _get(actor.control.remote(method, *args), name, actor)
-
-    def _control_all(self, method: str, *args: Any) -> None:
-        for name in self._names():
-            self._control(name, method, *args)

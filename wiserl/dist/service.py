@@ -1,18 +1,21 @@
-"""What a learner's and a runner's process do when they are called, without knowing how calls arrive."""
+"""What a learner's and a runner's process do when they are called, and how a runner calls, without knowing Ray."""
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import cloudpickle
+import numpy as np
 
-from wiserl.core.learner import Learner, Shipment
+from wiserl.core.learner import Ack, Learner, Shipment
 from wiserl.core.runner import Runner, construct_runner
 from wiserl.dist.backend import Failure, RunnerContext
-from wiserl.dist.weights import Packed
+from wiserl.dist.weights import Packed, walk
 
 INLINE_BYTES = 100_000
 """Weights below this size travel inside each answer; larger ones are stored once per version."""
@@ -57,6 +60,8 @@ class LearnerService(ABC):
         learner = await self._ready()
         if learner is None:
             return self._failure
+        if learner.agent.ship_every > 1:
+            shipment = replace(shipment, experiences=walk(shipment.experiences, _writable))
         try:
             learner.offer(shipment)
         except (Exception, SystemExit) as error:
@@ -111,6 +116,11 @@ class LearnerService(ABC):
         return replace(ack, weights=[self._stored[1]])  # type: ignore[arg-type]
 
 
+def _writable(value: Any) -> Any:
+    """An agent may write into what it is given, as it may in one process; arrays that came through Ray are read-only."""
+    return value.copy() if isinstance(value, np.ndarray) and not value.flags.writeable else value
+
+
 class RunnerService:
     """A `Runner` behind calls, one at a time. What its code raises comes back as a `Failure`."""
 
@@ -142,3 +152,44 @@ class RunnerService:
         except (Exception, SystemExit) as error:
             return Failure.capture(error)
         return None
+
+
+class RemoteLink:
+    """A runner's calls to a `LearnerService` in another process.
+
+    Args:
+        actor: has the service's methods, each called as `actor.method.remote(...)` and answered by a reference.
+        get: waits for what a reference stands for, and raises what went wrong.
+    """
+
+    def __init__(self, actor: Any, get: Callable[[Any], Any]) -> None:
+        self._actor, self._get = actor, get
+        self._inflight: deque[Any] = deque()
+
+    def ship(self, shipment: Shipment, wait: bool, max_inflight: int) -> Ack | None:
+        """Send a shipment; then wait for all answers, or until fewer than `max_inflight` are out."""
+        self._inflight.append(self._actor.ship.remote(shipment))
+        return self._collect(0 if wait else max_inflight - 1)
+
+    def drain(self) -> Ack | None:
+        """Wait for every answer that is still out."""
+        return self._collect(0)
+
+    def fetch(self, known_version: int) -> Ack:
+        """Ask for the newest weights."""
+        ack: Ack = self._get(self._actor.fetch.remote(known_version))
+        return ack
+
+    def act(self, *args: Any, **kwargs: Any) -> Any:
+        """Choose an action on the learner."""
+        return self._get(self._actor.act.remote(args, kwargs))
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Call a method of the agent on the learner."""
+        return self._get(self._actor.control.remote("call", method, *args))
+
+    def _collect(self, leave_out: int) -> Ack | None:
+        ack = None
+        while len(self._inflight) > leave_out:
+            ack = self._get(self._inflight.popleft())
+        return ack

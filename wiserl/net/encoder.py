@@ -1,7 +1,7 @@
 """Encoders: from an observation of any supported space to a feature vector.
 
-Box vectors go through an MLP, images through a CNN, Discrete entries through a one-hot code; a Dict or Tuple has an encoder
-per entry, joined, and one more layer on top.
+Box vectors go through an MLP, images through a CNN, Discrete entries through a one-hot code and an MLP; a Dict or Tuple has
+an encoder per entry (a CNN for an image, a layer for all else), joined, and an MLP on top.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's usual name)
@@ -127,7 +128,7 @@ class _Flat(nn.Module):
         return value.flatten(1).float() if value.ndim > 1 else value.unsqueeze(1).float()
 
 
-def _entry(space: spaces.Space[object]) -> nn.Module:
+def _leaf(space: spaces.Space[object]) -> nn.Module:
     if isinstance(space, spaces.Box):
         return NatureCNN(space) if is_image(space) else _Flat(int(math.prod(space.shape)))
     if isinstance(space, spaces.Discrete):
@@ -136,25 +137,42 @@ def _entry(space: spaces.Space[object]) -> nn.Module:
         return _OneHot([int(n) for n in space.nvec.reshape(-1)])
     if isinstance(space, spaces.MultiBinary):
         return _Flat(int(math.prod(space.shape)))
-    if isinstance(space, (spaces.Dict, spaces.Tuple)):
-        return _Join(space)
     raise InputError(
         f"observation space {type(space).__name__} is not supported; supported: Box, Discrete, MultiDiscrete, MultiBinary, "
         "Dict and Tuple of these. Wrap the env with a gymnasium ObservationWrapper"
     )
 
 
+class _Layer(nn.Module):
+    """A layer of its own on a flat entry, so that few numbers weigh as much as the many features of an image beside them."""
+
+    def __init__(self, entry: nn.Module, width: int, activation: str) -> None:
+        super().__init__()
+        self.entry = entry
+        self.mlp = MLP([int(entry.size), width], activation)  # type: ignore[arg-type]
+        self.size = width
+
+    def forward(self, value: Tensor) -> Tensor:
+        return self.mlp.forward(self.entry(value))
+
+
 class _Join(nn.Module):
     """An encoder per entry of a Dict or Tuple, their features side by side."""
 
-    def __init__(self, space: spaces.Dict | spaces.Tuple) -> None:
+    def __init__(self, children: list[tuple[str, Any, spaces.Space[Any]]], width: int, activation: str) -> None:
         super().__init__()
-        children = child_spaces(space) or []
         # A list: torch refuses some names of entries ("type", "values", "arm.left") as names of modules.
         self.names = [name for name, _, _ in children]
-        entries = [_entry(child) for _, _, child in children]
+        entries = [self._entry(child, width, activation) for _, _, child in children]
         self.entries = nn.ModuleList(entries)
         self.size = sum(int(entry.size) for entry in entries)  # type: ignore[arg-type,misc]
+
+    @staticmethod
+    def _entry(space: spaces.Space[Any], width: int, activation: str) -> nn.Module:
+        children = child_spaces(space)
+        if children is not None:
+            return _Join(children, width, activation)
+        return _leaf(space) if is_image(space) else _Layer(_leaf(space), width, activation)
 
     def forward(self, obs: dict[str, Nested]) -> Tensor:
         return torch.cat([entry(obs[name]) for name, entry in zip(self.names, self.entries, strict=True)], 1)
@@ -165,13 +183,16 @@ class Encoder(nn.Module):
 
     Args:
         space: observation space of one agent.
-        hidden_sizes: widths of the MLP on top of flat entries; an image alone has none (its CNN ends in 512 features).
+        hidden_sizes: widths of the MLP on top; an image alone has none (its CNN ends in 512 features). The first is also the
+            width of the layer that each flat entry of a Dict or Tuple has of its own.
         activation: a key of `ACTIVATIONS`.
     """
 
     def __init__(self, space: spaces.Space[object], hidden_sizes: Sequence[int], activation: str) -> None:
         super().__init__()
-        self.entry = _entry(space)
+        children = child_spaces(space)
+        width = hidden_sizes[0] if hidden_sizes else 64
+        self.entry = _leaf(space) if children is None else _Join(children, width, activation)
         self.is_vector = isinstance(self.entry, _Flat)
         flat = int(self.entry.size)  # type: ignore[arg-type]
         self.mlp = MLP([flat, *([] if is_image(space) else hidden_sizes)], activation)

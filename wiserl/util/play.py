@@ -30,7 +30,9 @@ def play_episodes(policy: Policy, episodes: int, video: Path | None) -> list[flo
     """
     if video is not None:
         check_video_path(video)
-    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # pygame would open a sound device, and complain where there is none
+    os.environ.setdefault(
+        "SDL_AUDIODRIVER", "dummy"
+    )  # pygame would open a sound device, and complain where there is none
     name, kwargs = policy.manifest["env"], policy.manifest["env_kwargs"]
     env = make_env(name, kwargs, render_mode="rgb_array" if video else "human")
     frames: list[Any] = []

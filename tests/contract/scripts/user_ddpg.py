@@ -19,18 +19,19 @@ class DDPGAgent(Agent):
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), kwargs["lr"])
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), kwargs["lr"])
         self.memory = []
+        self.rng = np.random.default_rng(0)
         self.fail_at = kwargs["fail_at"]
 
     def choose_action(self, state):
         with torch.no_grad():
             action = 2.0 * self.actor(torch.as_tensor(state)).numpy()
-        return np.clip(action + np.random.normal(0.0, 0.1, 1), -2.0, 2.0).astype(np.float32)
+        return np.clip(action + self.rng.normal(0.0, 0.1, 1), -2.0, 2.0).astype(np.float32)
 
     def update(self, state, action, reward, next_state, done):
         self.memory.append((state, action, np.float32([reward]), next_state, np.float32([done])))
         if len(self.memory) == self.fail_at:
             raise ValueError("the agent of the user failed")
-        picked = np.random.randint(len(self.memory), size=16)
+        picked = self.rng.integers(len(self.memory), size=16)
         columns = zip(*(self.memory[i] for i in picked), strict=True)
         s, a, r, s2, d = (torch.from_numpy(np.stack(column)) for column in columns)
         with torch.no_grad():
@@ -90,4 +91,4 @@ if __name__ == "__main__":
     args = parser.parse_args()
     runners = wise_rl.makeRunner("runner", GymRunner, args, num=2)
     wise_rl.startAllRunner(runners)
-    print("the script went on to its end")
+    Path(args.out, "end").touch()

@@ -1,0 +1,108 @@
+"""Bad input, through the command line: exit code 2 and one line that names the valid choice."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+import pytest
+
+from wiserl.cli.main import main
+
+# Arguments, and what the line has to say: what was given, and what would do.
+BAD: list[tuple[str, list[str]]] = [
+    ("trian", ["'trian'", "did you mean 'train'?", "check-env, eval, list, play, plot, train"]),
+    ("train ppo", ["Missing argument 'ENV'"]),
+    ("train ppoo CartPole-v1", ["unknown algorithm 'ppoo'", "did you mean 'ppo'?", "Valid: dqn, ppo"]),
+    ("train ppo CartPole-v9", ["'CartPole-v9'", "CartPole-v1"]),
+    ("train ppo CartPolee-v1", ["'CartPolee-v1'", "CartPole-v1"]),
+    ("train ppo nowhere:make", ["no module 'nowhere'", "module:function"]),
+    ("train ppo tests.envs:nan_emv", ["no function 'nan_emv'", "did you mean 'nan_env'?"]),
+    ("train ppo mpe2/simple_sprad_v3", ["'mpe2/simple_sprad_v3'", "mpe2/simple_spread_v3"]),
+    ("train ppo CartPole-v1 --runer 3", ["'--runer'", "'--runners'"]),
+    ("train ppo CartPole-v1 --set learning_rat=1", ["'learning_rat'", "did you mean 'learning_rate'?"]),
+    ("train ppo CartPole-v1 --set learning_rate", ["--set learning_rate", "KEY=VALUE"]),
+    ("train ppo CartPole-v1 --set learning_rate=abc", ["learning_rate=abc", "float"]),
+    ("train ppo CartPole-v1 --set n_steps=1.5", ["n_steps=1.5", "int"]),
+    ("train ppo CartPole-v1 --set hidden_sizes=64,x", ["hidden_sizes", "int"]),
+    ("train ppo CartPole-v1 --set gamma=1.5", ["gamma=1.5", "<= 1"]),
+    ("train ppo CartPole-v1 --set learning_rate=0", ["learning_rate=0", "> 0"]),
+    ("train ppo CartPole-v1 --set activation=tan", ["activation=tan", "tanh"]),
+    ("train ppo CartPole-v1 --set env.gravity=3", ["'gravity'", "sutton_barto_reward"]),
+    ("train ppo CartPole-v1 --total-steps x", ["total_steps=x", "int"]),
+    ("train ppo CartPole-v1 --total-steps 0", ["total_steps=0", ">= 1"]),
+    ("train ppo CartPole-v1 --runners 0", ["runners=0", ">= 1"]),
+    ("train ppo CartPole-v1 --runners two", ["runners=two", "int"]),
+    ("train ppo CartPole-v1 --envs -1", ["envs=-1", ">= 1"]),
+    ("train ppo CartPole-v1 --seed -1", ["seed=-1", ">= 0"]),
+    ("train ppo CartPole-v1 --eval-episodes 0", ["eval_episodes=0", ">= 1"]),
+    ("train ppo CartPole-v1 --checkpoint-every -5", ["checkpoint_every=-5", ">= 0"]),
+    ("train ppo CartPole-v1 --vector foo", ["vector=foo", "inline"]),
+    ("train ppo CartPole-v1 --backend spark", ["backend=spark", "local"]),
+    ("train ppo CartPole-v1 --device gpu", ["'gpu'", "cuda"]),
+    ("train ppo CartPole-v1 --config nowhere.yaml", ["'nowhere.yaml'", "No such file"]),
+    ("train ppo CartPole-v1 --resume nowhere", ["'nowhere'", "config.json"]),
+    ("train dqn Pendulum-v1", ["dqn", "Discrete", "ppo does Box"]),
+    ("train dqn tests.envs:MultiDiscreteAction", ["dqn", "Discrete"]),
+    ("eval nowhere", ["'nowhere'", "run folder"]),
+    ("play nowhere", ["'nowhere'", "run folder"]),
+    ("plot nowhere", ["nowhere"]),
+    ("list agents", ["'agents'", "'algos', 'presets'"]),
+    ("check-env CartPole-v9", ["'CartPole-v9'", "CartPole-v1"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD, ids=[arguments for arguments, _ in BAD])
+def test_bad_input_is_one_line_that_names_the_valid_choice(
+    arguments: str, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = told(arguments.split(), tmp_path, monkeypatch, capsys)
+    for part in said:
+        assert part in line
+    assert not list(tmp_path.iterdir()), "something was left in the folder"
+
+
+@pytest.mark.parametrize(
+    ("env", "modules", "extra"),
+    [
+        ("ALE/Pong-v5", ["ale_py"], "atari"),
+        ("HalfCheetah-v5", ["mujoco"], "mujoco"),
+        ("LunarLander-v3", ["Box2D"], "box2d"),
+        ("mpe2/simple_spread_v3", ["mpe2"], "marl"),
+    ],
+)
+def test_a_missing_optional_package_is_named_with_its_extra(
+    env: str,
+    modules: list[str],
+    extra: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in list(sys.modules):
+        if name.split(".")[0] in modules or name.startswith(("gymnasium.envs.box2d", "gymnasium.envs.mujoco")):
+            monkeypatch.delitem(sys.modules, name)
+    find_spec = PathFinder.find_spec
+    monkeypatch.setattr(
+        PathFinder, "find_spec", lambda name, *args: None if name in modules else find_spec(name, *args)
+    )
+    assert f"pip install 'wiserl[{extra}]'" in told(["train", "ppo", env], tmp_path, monkeypatch, capsys)
+
+
+def told(
+    arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> str:
+    """What a command that has to fail with 2 says: one line, without a traceback."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["wiserl", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    shown = capsys.readouterr()
+    assert ended.value.code == 2, shown.err
+    assert shown.out == ""
+    assert shown.err.startswith("wiserl: error: ")
+    assert shown.err.count(os.linesep) == 1
+    return shown.err

@@ -1,0 +1,212 @@
+"""The command line: each command does what it says, and the exit code says how it went."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image as PillowImage
+
+from wiserl.cli import main as command_line
+from wiserl.util.errors import EnvError, InputError, Interrupted
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
+    """Run a command in this process, in a folder of its own; exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def run(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["wiserl", *args])
+        code: Any = 0
+        try:
+            command_line.main()
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+TRAIN = [
+    "train",
+    "ppo",
+    "tests.envs:Chain",
+    "--total-steps",
+    "64",
+    "--envs",
+    "2",
+    "--backend",
+    "local",
+    "--device",
+    "cpu",
+]
+TRAIN += [
+    "--vector",
+    "inline",
+    "--eval-episodes",
+    "2",
+    "--set",
+    "n_steps=8",
+    "--set",
+    "hidden_sizes=8",
+    "--run-dir",
+    "run",
+]
+
+
+@pytest.fixture
+def run(cli: Cli) -> Cli:
+    """The command line where a run has been trained in `run`."""
+    assert cli(*TRAIN, "--quiet")[0] == 0
+    return cli
+
+
+def test_train_prints_a_summary_and_what_to_do_next(cli):
+    code, out, _ = cli(*TRAIN)
+    assert code == 0
+    assert "wiserl play run" in out
+    assert json.loads(Path("run/summary.json").read_text())["env_steps"] == 64
+
+
+def test_train_with_json_ends_in_one_line_of_json(cli):
+    code, out, _ = cli(*TRAIN, "--json")
+    assert code == 0
+    assert json.loads(out.splitlines()[-1])["algo"] == "ppo"
+
+
+def test_train_takes_all_its_flags_and_reaches_hyper_parameters_and_the_env(cli):
+    flags = ["--runners", "2", "--no-sync", "--seed", "7", "--eval-every", "32", "--checkpoint-every", "32", "--quiet"]
+    code, _, err = cli(*TRAIN, *flags, "--set", "env.length=4", "--set", "gamma=0.5")
+    assert code == 0, err
+    config = json.loads(Path("run/config.json").read_text())
+    run = config["run"]
+    assert (run["runners"], run["sync"], run["seed"], run["eval_every"], run["checkpoint_every"]) == (
+        2,
+        False,
+        7,
+        32,
+        32,
+    )
+    assert (run["env_kwargs"], config["hyperparameters"]["gamma"]) == ({"length": 4}, 0.5)
+
+
+def test_train_resumes(run):
+    code, _, err = run("train", "ppo", "tests.envs:Chain", "--resume", "run", "--total-steps", "128", "--quiet")
+    assert code == 0, err
+    assert json.loads(Path("run/summary.json").read_text())["env_steps"] == 128
+
+
+def test_train_reads_a_config_file_and_flags_win(cli):
+    Path("c.yaml").write_text("seed: 3\ngamma: 0.25\nenvs: 4\n")
+    assert cli(*TRAIN, "--config", "c.yaml", "--quiet")[0] == 0
+    config = json.loads(Path("run/config.json").read_text())
+    assert (config["run"]["seed"], config["run"]["envs"], config["hyperparameters"]["gamma"]) == (3, 2, 0.25)
+
+
+def test_eval_says_how_good_a_checkpoint_is(run):
+    code, out, _ = run("eval", "run", "--episodes", "3", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert (found["episodes"], found["checkpoint_env_steps"], len(found["eval_returns"])) == (3, 64, 3)
+    code, out, _ = run("eval", "run", "--checkpoint", "best")
+    assert code == 0
+    assert out.startswith("ppo on tests.envs:Chain after")
+    assert "over 20 episodes" in out
+    first, twin = (run("eval", "run", "--stochastic", "--episodes", "5", "--json")[1] for _ in range(2))
+    assert first == twin, "seeded"
+
+
+def test_play_writes_a_video(run):
+    code, out, _ = run("play", "run", "--video", "play.gif", "--episodes", "2")
+    assert code == 0
+    assert out.startswith("return ")
+    assert "video: play.gif" in out
+    with PillowImage.open("play.gif") as video:
+        assert video.size == (80, 16)
+        assert video.n_frames > 1
+
+
+def test_plot_draws_the_curve_where_it_was_asked_for(run):
+    assert run("plot", "run") == (0, "run/curve.png\n", "")
+    assert Path("run/curve.png").read_bytes()[:4] == b"\x89PNG"
+    assert run("plot", "run", "--out", "c.svg", "--y", "losses/value_loss")[0] == 0
+    assert "<svg" in Path("c.svg").read_text()
+
+
+def test_list_names_algorithms_and_presets(cli):
+    code, out, _ = cli("list", "algos")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["dqn", "ppo"]
+    code, out, _ = cli("list", "presets")
+    assert code == 0
+    assert "CartPole-v1" in out
+
+
+def test_check_env_lists_problems_with_what_to_do_and_exits_with_1(cli):
+    assert cli("check-env", "tests.envs:Chain", "--set", "length=4")[:2] == (0, "'tests.envs:Chain': nothing found\n")
+    code, out, _ = cli("check-env", "tests.envs:nan_env", "--set", "env.step=2")
+    assert code == 1
+    assert out.startswith("1. ")
+    assert "nan" in out.lower()
+
+
+def test_without_a_command_the_commands_are_shown(cli):
+    code, out, _ = cli()
+    assert code == 0
+    assert all(name in out for name in ("train", "eval", "play", "plot", "list", "check-env"))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("that is\nno env"), 2, "wiserl: error: that is no env\n"),
+        (EnvError("NaN at step 3"), 1, "wiserl: error: NaN at step 3\n"),
+        (Interrupted(signal.SIGTERM), 143, ""),
+        (Interrupted(signal.SIGINT), 130, ""),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_the_exit_code_says_how_it_ended(cli, monkeypatch, error, code, said):
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("wiserl.core.experiment.train", fail)
+    assert cli("train", "ppo", "CartPole-v1") == (code, "", said)
+
+
+def test_a_users_own_error_comes_with_its_traceback(cli, monkeypatch):
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise ZeroDivisionError("mine")
+
+    monkeypatch.setattr("wiserl.core.experiment.train", fail)
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        cli("train", "ppo", "CartPole-v1")
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["tran"], "no command 'tran': did you mean 'train'?"),
+        (["train", "ppo"], "Missing argument 'ENV'"),
+        (["train", "ppo", "X", "--set", "gamma"], "--set gamma: expected KEY=VALUE"),
+        (["train", "ppo", "CartPole-v1", "--nonsense", "1"], "--nonsense"),
+        (["list", "everything"], "'everything' is not one of 'algos', 'presets'"),
+        (["eval", "run", "--episodes", "0"], "is neither a run folder nor a checkpoint"),
+    ],
+)
+def test_a_mistyped_command_is_one_line(cli, args, said):
+    code, out, err = cli(*args)
+    assert (code, out) == (2, "")
+    assert err.startswith("wiserl: error: ")
+    assert said in err
+    assert err.count("\n") == 1

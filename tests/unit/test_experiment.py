@@ -1,0 +1,145 @@
+"""A training run from Python: its folder, its files, its summary, and going on with it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import wiserl
+from tests.envs import Chain
+from wiserl.core.checkpoint import open_checkpoint
+from wiserl.util.errors import InputError
+
+TINY = {
+    "total_steps": 128,
+    "envs": 2,
+    "n_steps": 8,
+    "batch_size": 16,
+    "n_epochs": 1,
+    "hidden_sizes": "8",
+    "eval_episodes": 2,
+}
+TINY |= {"vector": "inline", "backend": "local", "device": "cpu", "quiet": True}
+
+
+def train(algo: str = "ppo", env: Any = "tests.envs:BoxObs", **options: Any) -> dict[str, Any]:
+    return wiserl.train(algo, env, **(TINY | options))
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_has_a_folder_of_its_own_named_after_what_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [train(seed=seed)["run_dir"] for seed in (0, 0, 3)]
+    assert names == [
+        "runs/ppo-tests.envs-BoxObs-s0",
+        "runs/ppo-tests.envs-BoxObs-s0-2",
+        "runs/ppo-tests.envs-BoxObs-s3",
+    ]
+    expected = ["checkpoints", "config.json", "metrics.csv", "summary.json"]
+    found = sorted(path.name for path in (tmp_path / names[0]).iterdir())
+    assert found[:2] == expected[:2]
+    assert found[-2:] == expected[-2:]
+    assert found[2].startswith("events.out.tfevents")
+
+
+def test_a_folder_asked_for_by_name_is_not_taken_twice(tmp_path):
+    train(run_dir=tmp_path / "run")
+    with pytest.raises(InputError, match=r"holds a run already: go on with it by --resume"):
+        train(run_dir=tmp_path / "run")
+
+
+def test_config_json_has_every_option_resolved(tmp_path):
+    train(run_dir=tmp_path / "run", **{"env.length": "4"})
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    run = config["run"]
+    assert (run["vector"], run["device"], run["envs"], run["env_kwargs"]) == ("inline", "cpu", 2, {"length": 4})
+    assert (config["backend"], run["checkpoint_every"], run["max_inflight"]) == ("local", 25, 1)
+    assert config["hyperparameters"]["gae_lambda"] == 0.95
+
+
+def test_options_come_from_a_file_and_from_keywords_which_win(tmp_path):
+    (tmp_path / "c.yaml").write_text("gamma: 0.5\nseed: 4\nenv_kwargs: {length: 4}\n")
+    summary = train(config=tmp_path / "c.yaml", seed=5, run_dir=tmp_path / "a")
+    assert summary["seed"] == 5
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert (config["hyperparameters"]["gamma"], config["run"]["env_kwargs"]) == (0.5, {"length": 4})
+    assert train(config={"seed": 9}, run_dir=tmp_path / "b")["seed"] == 9
+
+
+def test_an_env_may_be_a_callable(tmp_path):
+    summary = train(env=Chain, env_kwargs={"length": 3}, run_dir=tmp_path / "run")
+    assert summary["env"] == "tests.envs:Chain"
+    assert wiserl.load(tmp_path / "run").spec.observation_space.shape == (3,)
+
+
+def test_a_parallel_env_of_pettingzoo_trains_with_shared_parameters(tmp_path):
+    summary = train(env="mpe2/simple_spread_v3", run_dir=tmp_path / "run", checkpoint_every=1000)
+    assert summary["env_steps"] == 128
+    assert summary["episodes"] == 4
+    assert wiserl.load(tmp_path / "run").spec.num_agents == 3
+
+
+def test_evaluations_on_the_way_are_logged_and_the_best_is_kept(tmp_path):
+    summary = train(
+        run_dir=tmp_path / "run", eval_every=32, learning_rate=0.01, gamma=0.5, total_steps=512, keep_checkpoints=1
+    )
+    evaluated = {
+        int(row["env_steps"]): float(row["eval/return_mean"])
+        for row in rows(tmp_path / "run")
+        if row["eval/return_mean"]
+    }
+    assert sorted(evaluated) == list(range(32, 513, 32))
+    assert evaluated[512] == summary["eval_return_mean"]
+    best = open_checkpoint(tmp_path / "run", "best").manifest["env_steps"]
+    assert evaluated[best] == max(evaluated.values())
+    assert best == max(steps for steps, value in evaluated.items() if value == evaluated[best]), (
+        "the newest of the best"
+    )
+
+
+def test_metrics_have_the_names_people_know_and_no_gaps_in_steps(tmp_path):
+    train(run_dir=tmp_path / "run", total_steps=256)
+    table = rows(tmp_path / "run")
+    assert {"env_steps", "charts/episodic_return", "charts/SPS", "losses/policy_loss", "eval/return_mean"} <= table[
+        0
+    ].keys()
+    trained = [int(row["env_steps"]) for row in table if row["losses/policy_loss"]]
+    assert trained == list(range(16, 257, 16))
+
+
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_a_finished_run_goes_on_to_more_steps(tmp_path, algo):
+    options = {key: value for key, value in TINY.items() if algo == "ppo" or key not in ("n_steps", "n_epochs")}
+    wiserl.train(algo, "tests.envs:BoxObs", run_dir=tmp_path / "run", **options)
+    before = rows(tmp_path / "run")
+    summary = wiserl.train(algo, "tests.envs:BoxObs", resume=tmp_path / "run", total_steps=256, quiet=True)
+    assert summary["env_steps"] == 256
+    after = rows(tmp_path / "run")
+    steps = [int(row["env_steps"]) for row in after]
+    assert steps == sorted(steps)
+    assert [row["env_steps"] for row in after[: len(before)]] == [row["env_steps"] for row in before]
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+
+
+def test_the_summary_says_what_happened(tmp_path, capsys):
+    summary = train(run_dir=tmp_path / "run", json_summary=True, checkpoint_every=1000)
+    printed = capsys.readouterr().out.splitlines()
+    assert json.loads(printed[-1]) == json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+    assert (summary["env_steps"], summary["updates"], summary["episodes"]) == (128, 8, 8)
+    assert 0 < summary["first_update_seconds"] < summary["wall_seconds"]
+    assert summary["steps_per_second"] > 0
+    assert summary["eval_episodes"] == 2
+
+
+def test_an_env_the_algorithm_cannot_do_is_refused_before_anything_is_started(tmp_path):
+    with pytest.raises(InputError, match="dqn cannot act in Box"):
+        wiserl.train("dqn", "tests.envs:BoxAction", run_dir=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
