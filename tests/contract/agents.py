@@ -84,10 +84,10 @@ class CountedLink:
 
 
 class Stepper(Runner):
-    """Makes the agent where it is told to, does 320 steps, and writes down how they went.
+    """Does 320 steps with the agent named "agent", and writes down how they went.
 
-    `args`: a dict of `agent` (class), `folder`, and optionally `kwargs` of the agent, `sync`, and `wait_at`: the step at
-    which the first incarnation of rank 0 writes its pid to `folder/pid` and waits to be killed.
+    `args`: a dict of `folder`, and optionally `make`: the class of the agent, for rank 0 to make it; and `wait_at`: the step
+    at which the first incarnation of rank 0 writes its pid to `folder/pid` and waits to be killed.
     """
 
     STEPS = 320
@@ -95,8 +95,8 @@ class Stepper(Runner):
     def __init__(self, args: dict[str, Any], local_rank: int = 0) -> None:
         super().__init__(args, local_rank)
         wise_rl = WiseRL()
-        if self.rank == 0:
-            wise_rl.make_agent("agent", args["agent"], sync=args.get("sync", True), **args.get("kwargs", {}))
+        if self.rank == 0 and "make" in args:
+            wise_rl.make_agent("agent", args["make"])
         self.agent = wise_rl.get_agent("agent")
 
     def run(self) -> None:

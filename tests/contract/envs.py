@@ -62,7 +62,7 @@ def suicidal() -> gym.Env:
 
 
 def raising(error: str) -> gym.Env:
-    """CartPole whose fifth step raises a builtin exception of this name; SystemExit with code 3."""
+    """CartPole whose fifth step raises a builtin exception of this name."""
 
     class Raising(CartPoleEnv):
         steps = 0
@@ -73,7 +73,7 @@ def raising(error: str) -> gym.Env:
                 raise {
                     "EOFError": EOFError("the simulator's end"),
                     "BrokenPipeError": BrokenPipeError(errno.EPIPE, "the simulator's pipe"),
-                    "SystemExit": SystemExit(3),
+                    "SystemExit": SystemExit("the simulator's exit"),
                 }[error]
             return super().step(action)
 

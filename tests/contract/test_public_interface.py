@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import logging
 import os
 import re
 import subprocess
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.contract.agents import Stepper, Tally, Unfollowed
-from tests.contract.harness import kill_when_there, marked
+from tests.contract.harness import kill_when_there, marked, wait_for
 from wiserl import WiseRL
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -33,7 +32,7 @@ def wise_rl(request: pytest.FixtureRequest) -> Iterator[WiseRL]:
     wise_rl.close()
 
 
-def run_steppers(wise_rl: WiseRL, folder: Path, num: int = 2, **args: Any) -> list[dict[str, Any]]:
+def run_steppers(wise_rl: WiseRL, folder: Path, num: int, **args: Any) -> list[dict[str, Any]]:
     """Run `Stepper`s to their end; returns their reports, by rank."""
     runners = wise_rl.make_runner("stepper", Stepper, {"folder": str(folder), **args}, num=num)
     wise_rl.start_all_runners(runners)
@@ -83,13 +82,13 @@ def test_a_users_script_joins_what_ray_start_began_and_does_not_stop_it(
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("backend", ["local", "ray"])
+@pytest.mark.parametrize(("backend", "num"), [("local", 2), ("ray", 1)])
 def test_a_wiserl_object_in_a_module_works_in_the_runners(
-    launch: Any, tmp_path: Path, cluster: Any, backend: str
+    launch: Any, tmp_path: Path, cluster: Any, backend: str, num: int
 ) -> None:
-    command = launch(sys.executable, SCRIPTS / "uses_library.py", tmp_path, WISERL_BACKEND=backend)
+    command = launch(sys.executable, SCRIPTS / "uses_library.py", tmp_path, str(num), WISERL_BACKEND=backend)
     assert command.finish() == 0, command.output
-    assert [(tmp_path / f"runner-{rank}").read_text() for rank in range(2)] == ["256", "256"]
+    assert [(tmp_path / f"runner-{rank}").read_text() for rank in range(num)] == [str(128 * num)] * num
 
 
 def test_a_breakpoint_in_update_stops_on_the_local_backend(tmp_path: Path) -> None:
@@ -107,31 +106,38 @@ def test_a_breakpoint_in_update_stops_on_the_local_backend(tmp_path: Path) -> No
     assert (tmp_path / "end").exists()
 
 
-@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.parametrize("sync", [True, False], ids=["sync", "async"])
 def test_no_remote_call_happens_per_step_and_an_agent_that_never_publishes_is_followed(
     wise_rl: WiseRL, tmp_path: Path, sync: bool
 ) -> None:
-    reports = run_steppers(wise_rl, tmp_path, agent=Tally, sync=sync)
-    for report in reports:
+    num = 2 if sync else 1
+    wise_rl.make_agent("agent", Tally, sync=sync)
+    for report in run_steppers(wise_rl, tmp_path, num):
         assert report["calls"] == {"ship": Stepper.STEPS // Tally.ship_every}
         assert report["acted_in"] == report["pid"]
         assert report["seen"] > report["first"] == 0
         if sync:
-            assert report["seen"] == 2 * (Stepper.STEPS - Tally.ship_every)
+            assert report["seen"] == num * (Stepper.STEPS - Tally.ship_every)
 
 
 def test_an_agent_without_hooks_acts_on_the_learner_and_that_is_said_once(
     wise_rl: WiseRL, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with caplog.at_level(logging.WARNING, logger="wiserl"):
-        reports = run_steppers(wise_rl, tmp_path, agent=Unfollowed)
-    for report in reports:
-        assert report["calls"]["act"] == Stepper.STEPS + 1
-        assert report["seen"] > 0
-        assert (report["acted_in"] != report["pid"]) == (wise_rl.backend.name == "ray")
-    wise_rl.close()
-    told = caplog.text + capfd.readouterr().err
-    assert told.count("so it acts on the learner: one remote call per step") == 1
+    wise_rl.make_agent("agent", Unfollowed)
+    (report,) = run_steppers(wise_rl, tmp_path, num=1)
+    assert report["calls"]["act"] == Stepper.STEPS + 1
+    assert report["seen"] == Stepper.STEPS - Unfollowed.ship_every
+    assert (report["acted_in"] != report["pid"]) == (wise_rl.backend.name == "ray")
+    told = ""
+
+    def is_told() -> bool:
+        nonlocal told
+        told += capfd.readouterr().err
+        return "so it acts on the learner" in caplog.text + told
+
+    # What a worker of Ray says takes a moment to arrive.
+    wait_for(is_told, "the word that the agent acts on the learner")
+    assert (caplog.text + told).count("so it acts on the learner: one remote call per step") == 1
 
 
 @pytest.mark.ray
@@ -140,7 +146,7 @@ def test_an_agent_made_inside_runner_0_survives_it(cluster: Any, tmp_path: Path)
     killer = threading.Thread(target=kill_when_there, args=(tmp_path / "pid",))
     killer.start()
     try:
-        reports = run_steppers(wise_rl, tmp_path, agent=Tally, wait_at=200)
+        reports = run_steppers(wise_rl, tmp_path, num=2, make=Tally, wait_at=200)
     finally:
         killer.join()
         wise_rl.close()

@@ -15,7 +15,6 @@ import wiserl
 from tests.contract.harness import Command, tiny, train_command, wait_for
 
 ENDLESS = 100_000_000
-BACKENDS = ["local", pytest.param("ray", marks=pytest.mark.ray)]
 
 
 def begin(launch: Any, run_dir: Path, backend: str, **changes: Any) -> Command:
@@ -72,11 +71,12 @@ def test_ctrl_c_in_a_terminal_ends_a_run_on_its_own_cluster_saved_and_leaves_no_
 
 
 @pytest.mark.ray
-def test_sigterm_ends_a_run_on_its_own_cluster_saved_and_leaves_no_process(
+def test_sigterm_during_an_evaluation_ends_a_run_on_its_own_cluster_saved_and_leaves_no_process(
     launch: Any, tmp_path: Path, no_cluster: None
 ) -> None:
-    command = begin(launch, tmp_path / "run", "ray")
-    wait_for(lambda: saved_steps(tmp_path / "run"), "a checkpoint")
+    command = begin(launch, tmp_path / "run", "ray", eval_every=512, eval_episodes=1_000_000)
+    wait_for((tmp_path / "run" / "checkpoints" / "step_512").exists, "the checkpoint that is evaluated")
+    wait_for(lambda: saved_steps(tmp_path / "run"), "a checkpoint to resume from")
     command.signal(signal.SIGTERM)
     assert command.finish() == 143, command.output
     assert not command.left_behind()
@@ -128,25 +128,18 @@ def test_ctrl_c_during_start_up_on_ray_leaves_no_process(
     assert not command.left_behind()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_signal_interrupts_an_evaluation_and_the_run_ends_saved(
-    launch: Any, tmp_path: Path, backend: str, request: pytest.FixtureRequest
-) -> None:
-    if backend == "ray":
-        request.getfixturevalue("cluster")
+def test_a_signal_interrupts_an_evaluation_on_the_way_and_the_run_ends_saved(launch: Any, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    command = begin(launch, folder, backend, eval_every=512, eval_episodes=1_000_000)
+    command = begin(launch, folder, "local", eval_every=512, eval_episodes=1_000_000)
     wait_for((folder / "checkpoints" / "step_512").exists, "the checkpoint that is evaluated")
     time.sleep(0.5)
     command.signal(signal.SIGTERM)
     assert command.finish(30.0) == 143, command.output
-    assert not command.left_behind()
     assert_resumes(folder)
 
 
 def test_a_signal_interrupts_the_final_evaluation_of_a_trained_policy(launch: Any, tmp_path: Path) -> None:
-    options = tiny("ppo", total_steps=512, eval_episodes=1_000_000, backend="local", quiet=False)
-    options.pop("quiet")
+    options = tiny("ppo", total_steps=512, eval_episodes=1_000_000, backend="local")
     args = train_command("ppo", "CartPole-v1", tmp_path / "run", options)
     args.remove("--quiet")
     command = launch(*args)

@@ -8,7 +8,17 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from tests.envs import BoxObs, Broken, Chain, DictObs, DyingAgents, MultiBinaryAction, MultiDiscreteAction, TupleObs
+from tests.envs import (
+    BoxAction,
+    BoxObs,
+    Broken,
+    Chain,
+    DictObs,
+    DyingAgents,
+    MultiBinaryAction,
+    MultiDiscreteAction,
+    TupleObs,
+)
 from tests.fragments import trees_equal
 from tests.plans import make_plan, one_runner, start
 from wiserl.core.batch import Fragment, check_fragment, count_env_steps, tree_map
@@ -128,7 +138,7 @@ def test_fragments_say_who_made_them_and_with_which_weights(tmp_path, algo):
 
 
 def test_what_is_kept_of_the_envs_is_a_copy(tmp_path):
-    runner = one_runner(make_plan(tmp_path, "ppo", BoxObs), BoxObs, 8)
+    runner = one_runner(make_plan(tmp_path, "ppo", BoxAction), BoxAction, 8)
     fragment = runner.collect()
     kept = tree_map(np.copy, {name: fragment[name] for name in ("last_obs", "final_obs", "final_at", "episode_return")})
     runner.collect()

@@ -118,3 +118,13 @@ def test_the_file_is_plain_csv(tmp_path: Path) -> None:
     write(tmp_path, (1_000_000, {"a": 1e-7, "b": 0.1}))
     with (tmp_path / "metrics.csv").open() as file:
         assert list(csv.reader(file)) == [["env_steps", "a", "b"], ["1000000", "1e-07", "0.1"]]
+
+
+def test_what_is_not_finite_is_in_the_table_but_not_in_tensorboard(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tensorboard cannot show it, and its writer would warn at each."""
+    write(tmp_path, (5, {"a": math.nan, "b": 1.0}), tensorboard=True)
+    assert events_of(tmp_path) == [(5, "b", 1.0)]
+    assert math.isnan(read_metrics(tmp_path)["a"][0])
+    assert "NaN or Inf" not in caplog.text

@@ -102,7 +102,8 @@ class MetricsWriter:
         if self._tensorboard:
             events = self._open_events()
             for name, value in row.items():
-                events.add_scalar(name, float(value), int(env_steps))
+                if math.isfinite(value):  # it warns of all others
+                    events.add_scalar(name, float(value), int(env_steps))
 
     def truncate_after(self, env_steps: int) -> None:
         """Drop the rows later than `env_steps`: a resumed run writes them again. Call it before the first `write`.

@@ -1,0 +1,33 @@
+"""`compile=True` learns what the plain loss learns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.fragments import make_fragment, make_spec
+from wiserl.agent import algorithm_class
+from wiserl.core.config import make_config
+
+OPTIONS = {
+    "ppo": {"n_epochs": 2, "batch_size": 16},
+    "dqn": {"learning_starts": 0, "batch_size": 16, "buffer_size": 500, "double": True, "prioritized": True},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", OPTIONS)
+def test_a_compiled_loss_gives_the_same_updates(algo):
+    found = []
+    for compiled in (False, True):
+        chosen = algorithm_class(algo)
+        config = make_config(chosen.config_class, OPTIONS[algo] | {"compile": compiled}, algo)
+        agent = chosen(spec=make_spec(), config=config, num_streams=2, total_steps=1000)
+        agent._start_learning()
+        for seed in range(2):
+            fragment = make_fragment(make_spec(), 16, 2, seed, end_rate=0.1)
+            fragment["log_prob"] = torch.full((16, 2, 1), -1.4).numpy()
+            agent.env_steps += 32
+            agent.update(fragment)
+        found.append(agent.flat.detach())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
