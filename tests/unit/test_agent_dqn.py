@@ -263,12 +263,11 @@ def test_acting_follows_weights_that_are_taken_in():
 
 @pytest.mark.parametrize(
     ("sync", "runners", "envs", "expected"),
-    [(True, 1, 1, 4), (True, 1, 8, 1), (True, 2, 1, 32), (True, 2, 8, 4), (False, 1, 8, 8), (False, 2, 1, 64)],
+    [(True, 1, 1, 64), (True, 1, 8, 8), (True, 2, 1, 32), (True, 2, 8, 4), (False, 1, 8, 8), (False, 2, 1, 64)],
 )
-def test_a_round_is_what_one_training_step_waits_for_or_64_env_steps_with_several_runners_or_async(
-    sync, runners, envs, expected
-):
+def test_a_round_has_the_env_steps_asked_for(sync, runners, envs, expected):
     assert DQN.steps_per_fragment(DQNConfig(train_freq=4), sync, runners, envs) == expected
+    assert DQN.steps_per_fragment(DQNConfig(train_freq=4, round_steps=1), True, 1, 1) == 4
 
 
 def test_an_env_it_cannot_act_in_is_refused_with_one_that_can():

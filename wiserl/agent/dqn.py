@@ -7,6 +7,7 @@ Top to bottom: config, networks, loss, agent. `docs/algorithms/dqn.md` explains 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from wiserl.buffer.prioritized import PrioritizedReplay
 from wiserl.buffer.replay import Replay
 from wiserl.core.algorithm import Algorithm, leading_axes
-from wiserl.core.batch import Array, Fragment, Nested
+from wiserl.core.batch import Array, Fragment, Nested, tree_map
 from wiserl.core.config import Count, Fraction, PositiveFloat, PositiveInt
 from wiserl.env.spaces import EnvSpec
 from wiserl.net.acting import numpy_forward
@@ -26,7 +27,7 @@ from wiserl.net.encoder import Encoder
 from wiserl.ops.normalize import to_tensors
 from wiserl.ops.optim import FlatAdam, flatten_parameters
 from wiserl.ops.pacing import updates_due
-from wiserl.ops.schedules import linear
+from wiserl.ops.schedules import decayed, linear
 from wiserl.util.errors import InputError
 from wiserl.util.seeding import derive_seed
 
@@ -43,6 +44,7 @@ class DQNConfig:
     batch_size: PositiveInt = 32  # transitions per update
     train_freq: PositiveInt = 4  # env steps between updates
     gradient_steps: PositiveInt = 1  # updates each time
+    round_steps: PositiveInt = 64  # env steps between visits to the learner, which then does all updates they pay for
     target_update_interval: PositiveInt = 10_000  # env steps between updates of the target network
     tau: Fraction = 1.0  # share of the online network that the target takes over each time
     exploration_fraction: Fraction = 0.1  # share of training over which epsilon falls
@@ -58,6 +60,10 @@ class DQNConfig:
     hidden_sizes: tuple[PositiveInt, ...] = (64, 64)  # widths of the network (on top of a CNN: none)
     activation: Literal["tanh", "relu", "elu", "gelu", "silu"] = "relu"  # after each hidden layer
     compile: bool = False  # compile the loss with torch.compile: some 20 s at the start, faster updates
+
+
+BATCHES_AT_ONCE = 16
+"""Batches that are drawn from uniform replay in one go: drawing costs per call."""
 
 
 class QNetwork(nn.Module):
@@ -131,26 +137,17 @@ class DQN(Algorithm):
 
     @classmethod
     def steps_per_fragment(cls, config: DQNConfig, sync: bool, runners: int, envs: int) -> int:
-        """One runner in sync mode: what one training step waits for. Else a round has at least 64 env steps, since each
-        shipment has its price, and that many more updates.
-        """
-        for_training = -(-config.train_freq // (runners * envs))
-        if sync and runners == 1:
-            return for_training
-        return max(for_training, -(-64 // (runners * envs if sync else envs)))
+        """Enough for `round_steps` env steps in a round: of all runners in sync mode, of one in async mode."""
+        wanted = max(config.train_freq, config.round_steps)
+        return -(-wanted // (runners * envs if sync else envs))
 
     def _start_learning(self) -> None:
         config = self.config
         self.optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, max_grad_norm=config.max_grad_norm)
         self.target = copy.deepcopy(self.policy)
         self._target_flat = flatten_parameters(self.target)
-        arguments = (
-            config.buffer_size,
-            self.num_streams,
-            derive_seed(self.seed, "replay"),
-            config.n_step,
-            config.gamma,
-        )
+        seed = derive_seed(self.seed, "replay")
+        arguments = (config.buffer_size, self.num_streams, seed, config.n_step, config.gamma)
         self.replay: Replay | PrioritizedReplay = (
             PrioritizedReplay(*arguments, alpha=config.prioritized_alpha, beta=config.prioritized_beta)
             if config.prioritized
@@ -199,13 +196,9 @@ class DQN(Algorithm):
         )
         if not due or not len(self.replay):
             return {}
-        rate = (
-            linear(config.learning_rate, 0.0, self.progress)
-            if config.learning_rate_decay == "linear"
-            else config.learning_rate
-        )
-        for _ in range(due):
-            total, taken = self._learn_once(rate)
+        rate = decayed(config.learning_rate, config.learning_rate_decay, self.progress)
+        for batch in self._batches(due):
+            total, taken = self._learn_once(batch, rate)
         return {
             "losses/td_loss": float(total),
             "losses/q_values": float(taken.mean()),
@@ -213,17 +206,26 @@ class DQN(Algorithm):
             "charts/epsilon": self.epsilon,
         }
 
-    def _learn_once(self, rate: float) -> tuple[Tensor, Tensor]:
-        config = self.config
+    def _batches(self, count: int) -> Iterator[dict[str, Any]]:
+        """Batches for `count` updates, as tensors. With priorities each is drawn after the update before it."""
+        size = self.config.batch_size
         if isinstance(self.replay, PrioritizedReplay):
-            beta = linear(config.prioritized_beta, 1.0, self.progress)
-            batch = self.replay.sample(config.batch_size, beta)
-        else:
-            batch = self.replay.sample(config.batch_size)
-        total, taken, goal = self._loss(self.policy, self.target, to_tensors(batch, self.device), config)
+            beta = linear(self.config.prioritized_beta, 1.0, self.progress)
+            for _ in range(count):
+                yield to_tensors(self.replay.sample(size, beta), self.device)
+            return
+        for first in range(0, count, BATCHES_AT_ONCE):
+            together = min(count - first, BATCHES_AT_ONCE)
+            drawn = to_tensors(self.replay.sample(together * size), self.device)
+            for start in range(0, together * size, size):
+                yield tree_map(lambda leaf, start=start: leaf[start : start + size], drawn)
+
+    def _learn_once(self, batch: dict[str, Any], rate: float) -> tuple[Tensor, Tensor]:
+        config = self.config
+        total, taken, goal = self._loss(self.policy, self.target, batch, config)
         self.optimizer.step(total, rate)
         if isinstance(self.replay, PrioritizedReplay):
-            self.replay.update_priorities(batch["index"], (goal - taken).abs().cpu().numpy())
+            self.replay.update_priorities(batch["index"].cpu().numpy(), (goal - taken).abs().cpu().numpy())
         self.updates += 1
         interval = max(round(config.target_update_interval * config.gradient_steps / config.train_freq), 1)
         if self.updates % interval == 0:

@@ -25,7 +25,7 @@ from wiserl.net.heads import DiagonalGaussian, make_head
 from wiserl.ops.normalize import ObservationNormalizer, to_tensors
 from wiserl.ops.optim import FlatAdam
 from wiserl.ops.returns import ReturnScale, gae, next_values
-from wiserl.ops.schedules import linear
+from wiserl.ops.schedules import decayed
 
 
 @dataclass(frozen=True)
@@ -183,11 +183,7 @@ class PPO(Algorithm):
         """Advantages, then `n_epochs` passes of minibatches."""
         config, policy = self.config, self.policy
         data, explained = self._prepare(fragment)
-        rate = (
-            linear(config.learning_rate, 0.0, self.progress)
-            if config.learning_rate_decay == "linear"
-            else config.learning_rate
-        )
+        rate = decayed(config.learning_rate, config.learning_rate_decay, self.progress)
         num_rows = len(data["advantage"])
         if not num_rows:  # a fragment of nothing but rows that are being reset
             return {}
