@@ -220,9 +220,8 @@ class PPO(Algorithm):
             after = [to_tensors(fragment[name], self.device, skip_axes=2) for name in ("last_obs", "final_obs")]
             values = [policy.value(rows).cpu().numpy() for rows in (obs, *map(policy.normalize, after))]
         value = values[0].reshape(fragment["reward"].shape)
-        following = next_values(
-            fragment, value, values[1].reshape(value.shape[1:]), values[2].reshape(-1, value.shape[2])
-        )
+        last, final = values[1].reshape(value.shape[1:]), values[2].reshape(-1, value.shape[2])
+        following = next_values(fragment, value, last, final)
         reward = self.return_scale.scale(fragment) if config.normalize_reward else fragment["reward"]
         ended = (fragment["terminated"], fragment["truncated"])
         advantage = gae(reward, value, following, *ended, config.gamma, config.gae_lambda)
