@@ -52,7 +52,7 @@ def short_folder() -> Iterator[str]:
 def own_cluster() -> Iterator[RayCluster]:
     """Started once; ended by the pids of its processes, since `ray stop` would end everybody's."""
     with short_folder() as folder:
-        environment = {**os.environ, "RAY_TMPDIR": folder, "WISERL_TEST_MARK": folder, "RAY_ADDRESS": ""}
+        environment = {**os.environ, "RAY_TMPDIR": folder, "TEST_MARK": folder, "RAY_ADDRESS": ""}
         ray = Path(sys.executable).with_name("ray")
         subprocess.run(
             [ray, "start", "--head", f"--port={free_port()}", "--num-cpus=2", "--include-dashboard=false",

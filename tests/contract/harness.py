@@ -18,7 +18,7 @@ import psutil
 ROOT = Path(__file__).parent.parent.parent
 WISERL = Path(sys.executable).with_name("wiserl")
 GATED = "tests.contract.envs:gated"
-_MARK = "WISERL_TEST_MARK"
+_MARK = "TEST_MARK"
 
 # A run of a second: CartPole, two runners of two envs, rounds of 256 env steps.
 TINY_PPO: dict[str, Any] = {"n_steps": 64, "batch_size": 64, "n_epochs": 2}

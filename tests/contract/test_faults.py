@@ -258,8 +258,8 @@ def test_a_round_that_is_never_complete_ends_in_an_error_that_names_who_is_waite
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WISERL_WAIT_SECONDS", "3")
-    told = r"no answer from agent 'agent' in 3 s; it waits for runners \[0\]"
-    with closing(WiseRL("ray")) as wise_rl, pytest.raises(WaitTimeout, match=told):
+    with closing(WiseRL("ray")) as wise_rl:
         wise_rl.make_agent("agent", Tally)
-        args = {"folder": str(tmp_path), "wait_at": 0}
-        wise_rl.start_all_runners(wise_rl.make_runner("stepper", Stepper, args, num=2))
+        runners = wise_rl.make_runner("stepper", Stepper, {"folder": str(tmp_path), "wait_at": 0}, num=2)
+        with pytest.raises(WaitTimeout, match=r"no answer from agent 'agent' in 3 s; it waits for runners \[0\]"):
+            wise_rl.start_all_runners(runners)

@@ -52,6 +52,10 @@ class StopSignals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if isinstance(error, KeyboardInterrupt) and self.received is not None:
+            raise Interrupted(
+                self.received
+            ) from None  # inside of Ray's calls an `Interrupted` turns into its parent class
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         again, self.received = self.received is not None, signum

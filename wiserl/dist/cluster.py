@@ -1,12 +1,15 @@
-"""What can be said of a Ray cluster without Ray: where it is, and whether it has room."""
+"""What can be said and done about a Ray cluster without Ray: where it is, how to join it, whether it has room."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import socket
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +108,33 @@ def share_out(num: int, cpus: Sequence[float]) -> list[int]:
         taken[node] += 1
         chosen.append(node)
     return chosen
+
+
+def _exit(signum: int, frame: Any) -> None:
+    raise SystemExit(128 + signum)
+
+
+@contextlib.contextmanager
+def signals_later() -> Iterator[None]:
+    """Keep SIGINT and SIGTERM until the end: a Ray that is interrupted while it starts crashes, or leaves processes behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+
+    def keep(signum: int, frame: Any) -> None:
+        received.append(signum)
+
+    before = {signum: signal.signal(signum, keep) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except SystemExit:  # a SIGTERM after Ray had put its own handler in place of this one
+        received.append(signal.SIGTERM)
+    finally:
+        # Left to itself, Ray answers SIGTERM with a stack trace and an abort; actors are ended where Python exits.
+        if before[signal.SIGTERM] in (signal.SIG_DFL, None):
+            before[signal.SIGTERM] = _exit
+        for signum, handler in before.items():
+            signal.signal(signum, signal.default_int_handler if handler is None else handler)
+    if received:
+        signal.raise_signal(received[0])

@@ -10,11 +10,9 @@ import atexit
 import contextlib
 import logging
 import os
-import signal
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -24,7 +22,7 @@ from wiserl.core.handle import AgentHandle
 from wiserl.core.learner import Ack
 from wiserl.core.runner import Runner
 from wiserl.dist.backend import Failure, RunnerContext, RunnerGroup, limit_threads, wait_seconds
-from wiserl.dist.cluster import check_room, find_cluster, share_out
+from wiserl.dist.cluster import check_room, find_cluster, share_out, signals_later
 from wiserl.dist.service import LearnerService, RemoteLink, RunnerService
 from wiserl.dist.supervise import supervise
 from wiserl.dist.weights import Packed
@@ -240,7 +238,7 @@ def _connect() -> None:
     """Connect this process to a cluster: `RayBackend.start` says to which."""
     address = find_cluster()
     try:
-        with _signals_later():
+        with signals_later():
             # address="auto" would also join a Ray that another script started for itself, and end with that script. What
             # `ray start` noted is left to Ray to find: only then does it use the token that `ray start` made.
             ray.init(
@@ -254,29 +252,6 @@ def _connect() -> None:
             f"the Ray cluster at {address} does not let this process join: {error}. Its address has to be the one `ray start` "
             "printed; where it asks for a token, RAY_AUTH_MODE=token and the same token have to be set here too"
         ) from None
-
-
-@contextlib.contextmanager
-def _signals_later() -> Iterator[None]:
-    """Keep SIGINT and SIGTERM until the end: a Ray that is interrupted while it starts crashes, or leaves processes behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    received: list[int] = []
-
-    def keep(signum: int, frame: Any) -> None:
-        received.append(signum)
-
-    before = {signum: signal.signal(signum, keep) for signum in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            # Ray answers SIGTERM by ending its cluster and this process: for those who would do nothing, not for those who save.
-            if handler is not signal.SIG_DFL or signal.getsignal(signum) is keep:
-                signal.signal(signum, handler)
-    if received:
-        signal.raise_signal(received[0])
 
 
 class RayBackend:

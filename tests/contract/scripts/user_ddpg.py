@@ -62,6 +62,7 @@ class GymRunner(Runner):
         self.agent = wise_rl.getAgent("ddpg")
 
     def run(self):
+        Path(self.args.out, f"running-{self.rank}").touch()
         first = self.weights()
         for episode in range(self.args.episodes):
             state, _ = self.env.reset(seed=episode)
