@@ -91,7 +91,8 @@ def test_sigterm_ends_a_users_script_on_its_own_cluster_and_leaves_no_process(
     command = launch(sys.executable, Path(__file__).parent / "scripts" / "user_ddpg.py", "--episodes", "1000000")
     wait_for(lambda: (tmp_path / "running-0").exists() and (tmp_path / "running-1").exists(), "both runners at work")
     command.signal(signal.SIGTERM)
-    assert command.finish() in (1, 143), command.output  # 1 where Ray's own code, which is not told the number, was waiting
+    # 1 where Ray's own code, which is not told the number, was waiting
+    assert command.finish() in (1, 143), command.output
     assert not command.left_behind()
 
 

@@ -53,9 +53,8 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if isinstance(error, KeyboardInterrupt) and self.received is not None:
-            raise Interrupted(
-                self.received
-            ) from None  # inside of Ray's calls an `Interrupted` turns into its parent class
+            # Inside of Ray's calls an `Interrupted` turns into its parent class.
+            raise Interrupted(self.received) from None
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         again, self.received = self.received is not None, signum
@@ -67,6 +66,8 @@ class StopSignals:
         """Let signals interrupt what is done inside, whatever was the rule outside."""
         before, self.orderly = self.orderly, False
         try:
+            if self.received is not None:
+                raise Interrupted(self.received)
             yield
         finally:
             self.orderly = before
