@@ -263,7 +263,7 @@ def test_acting_follows_weights_that_are_taken_in():
 
 @pytest.mark.parametrize(
     ("sync", "runners", "envs", "expected"),
-    [(True, 1, 1, 64), (True, 1, 8, 8), (True, 2, 1, 32), (True, 2, 8, 4), (False, 1, 8, 8), (False, 2, 1, 64)],
+    [(True, 1, 1, 64), (True, 1, 8, 8), (True, 2, 1, 32), (True, 2, 8, 4), (False, 1, 8, 32), (False, 2, 1, 256)],
 )
 def test_a_round_has_the_env_steps_asked_for(sync, runners, envs, expected):
     assert DQN.steps_per_fragment(DQNConfig(train_freq=4), sync, runners, envs) == expected

@@ -137,9 +137,11 @@ class DQN(Algorithm):
 
     @classmethod
     def steps_per_fragment(cls, config: DQNConfig, sync: bool, runners: int, envs: int) -> int:
-        """Enough for `round_steps` env steps in a round: of all runners in sync mode, of one in async mode."""
+        """Enough for `round_steps` env steps of all runners in a sync round. Async: four times that of one runner, since
+        nobody waits for it, and each shipment has its price.
+        """
         wanted = max(config.train_freq, config.round_steps)
-        return -(-wanted // (runners * envs if sync else envs))
+        return -(-wanted // (runners * envs)) if sync else -(-4 * wanted // envs)
 
     def _start_learning(self) -> None:
         config = self.config
