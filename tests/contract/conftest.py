@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.contract.harness import ROOT, Command, marked
+from tests.contract.harness import ROOT, Command, end_marked, marked
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,7 @@ def own_cluster() -> Iterator[RayCluster]:
         try:
             yield RayCluster(folder, folder)
         finally:
-            processes = marked(folder)
-            for process in processes:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-            psutil.wait_procs(processes, timeout=10)
+            end_marked(folder)
 
 
 @pytest.fixture
