@@ -12,9 +12,6 @@ import numpy as np
 
 from wiserl import Agent, Runner, WiseRL
 
-wise_rl = WiseRL()
-"""Of a module, not of a script: in a runner it speaks to whatever session the runner is in."""
-
 
 class Tally(Agent):
     """Counts its updates, writes into what it is given, and never publishes on its own account."""
@@ -97,6 +94,7 @@ class Stepper(Runner):
 
     def __init__(self, args: dict[str, Any], local_rank: int = 0) -> None:
         super().__init__(args, local_rank)
+        wise_rl = WiseRL()
         if self.rank == 0 and "make" in args:
             wise_rl.make_agent("agent", args["make"])
         self.agent = wise_rl.get_agent("agent")
@@ -127,6 +125,7 @@ class Placer(Runner):
     """Makes an agent with `args` as its resource."""
 
     def __init__(self, args: dict[str, Any], local_rank: int = 0) -> None:
+        wise_rl = WiseRL()
         if local_rank == 0:
             wise_rl.make_agent("agent", Tally, resource=args)
         self.agent = wise_rl.get_agent("agent")

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.contract.harness import ROOT, Command, end_marked, marked
+from tests.contract.harness import ROOT, Command, marked
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,11 @@ def own_cluster() -> Iterator[RayCluster]:
         try:
             yield RayCluster(folder, folder)
         finally:
-            end_marked(folder)
+            processes = marked(folder)
+            for process in processes:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(processes, timeout=10)
 
 
 @pytest.fixture

@@ -91,7 +91,9 @@ class Command:
         """End it and all its descendants."""
         self.process.kill()
         self.process.wait()
-        end_marked(self.mark)
+        for process in marked(self.mark):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def marked(mark: str) -> list[psutil.Process]:
@@ -104,18 +106,18 @@ def marked(mark: str) -> list[psutil.Process]:
     return found
 
 
-def end_marked(mark: str) -> None:
-    """SIGKILL to all of them, and to those they were just starting."""
-    while processes := marked(mark):
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(processes, timeout=5)
-
-
 def kill_when_there(pid_file: Path, seconds: float = 60.0) -> int:
     """SIGKILL to the process that writes its pid there."""
     wait_for(lambda: pid_file.exists() and pid_file.read_text(), f"{pid_file} with a pid", seconds)
     pid = int(pid_file.read_text())
     os.kill(pid, signal.SIGKILL)
     return pid
+
+
+def workers_of(cluster_pid_mark: str, title: str) -> list[psutil.Process]:
+    """Ray's worker processes of a marked command or cluster whose title begins with `ray::TITLE`."""
+    return [
+        process
+        for process in marked(cluster_pid_mark)
+        if process.cmdline()[:1] and process.cmdline()[0].startswith(f"ray::{title}")
+    ]

@@ -23,6 +23,8 @@ from wiserl.cli.main import main
 from wiserl.dist.cluster import find_cluster
 from wiserl.util.errors import ActorLost, InputError, PlacementError, WaitTimeout
 
+BACKENDS = ["local", pytest.param("ray", marks=pytest.mark.ray)]
+
 
 @pytest.fixture
 def on(request: pytest.FixtureRequest) -> Callable[[str], str]:
@@ -85,14 +87,14 @@ def train_through(tmp_path: Path, find_victim: Callable[[int], int], **changes: 
 def test_a_runner_killed_in_mid_run_is_restarted_and_the_run_reaches_its_steps(
     tmp_path: Path, cluster: Any, sync: bool
 ) -> None:
-    summary = train_through(tmp_path, lambda runner_pid: runner_pid, sync=sync, runners=2 if sync else 1)
+    summary = train_through(tmp_path, lambda runner_pid: runner_pid, sync=sync)
     assert summary["env_steps"] >= 4096
     assert (summary["runner_restarts"], summary["learner_restarts"]) == (1, 0)
 
 
 @pytest.mark.ray
 def test_a_learner_killed_in_mid_run_is_restarted_from_its_last_checkpoint(tmp_path: Path, cluster: Any) -> None:
-    summary = train_through(tmp_path, lambda runner_pid: cluster.worker_pids("_LearnerActor")[0], runners=1)
+    summary = train_through(tmp_path, lambda runner_pid: cluster.worker_pids("_LearnerActor")[0])
     assert summary["env_steps"] == 4096
     assert summary["learner_restarts"] == 1
     with (tmp_path / "run" / "metrics.csv").open() as file:
@@ -104,7 +106,6 @@ def test_a_learner_killed_in_mid_run_is_restarted_from_its_last_checkpoint(tmp_p
         total_steps=4096,
         checkpoint_every=1024,
         backend="local",
-        runners=1,
         env_kwargs={"folder": str(tmp_path), "after": 600},
     )
     wiserl.train("ppo", GATED, run_dir=str(tmp_path / "unharmed"), quiet=True, **options)
@@ -127,16 +128,8 @@ def test_a_runner_that_keeps_dying_ends_in_an_error_and_not_in_a_loop(tmp_path: 
         )
 
 
-@pytest.mark.parametrize(
-    ("backend", "where"),
-    [
-        ("local", "constructor"),
-        ("local", "acting"),
-        ("local", "update"),
-        pytest.param("ray", "constructor", marks=pytest.mark.ray),
-        pytest.param("ray", "update", marks=pytest.mark.ray),
-    ],
-)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("where", ["constructor", "acting", "update"])
 def test_an_exception_in_a_users_agent_comes_out_with_its_traceback(
     on: Any, tmp_path: Path, backend: str, where: str
 ) -> None:
@@ -162,11 +155,7 @@ def test_an_exception_in_a_users_env_ends_the_command_with_its_traceback_and_1(l
 def test_an_exception_in_a_users_env_comes_out_of_ray_with_its_traceback(tmp_path: Path, cluster: Any) -> None:
     with pytest.raises(RuntimeError, match="broken at step 5") as caught:
         wiserl.train(
-            "ppo",
-            "tests.envs:raising_env",
-            run_dir=str(tmp_path / "run"),
-            quiet=True,
-            **tiny("ppo", backend="ray", runners=1),
+            "ppo", "tests.envs:raising_env", run_dir=str(tmp_path / "run"), quiet=True, **tiny("ppo", backend="ray")
         )
     assert 'raise RuntimeError(f"broken at step {self._steps}")' in str(caught.getrepr(style="native"))
 
@@ -200,7 +189,7 @@ def test_an_env_that_returns_inf_ends_the_command_with_env_step_and_entry_named(
     what: str,
 ) -> None:
     env = {"env.folder": tmp_path, "env.after": 150, "env.what": what}
-    options = tiny("ppo", backend=on(backend), runners=1, total_steps=1024, checkpoint_every=128, **env)
+    options = tiny("ppo", backend=on(backend), total_steps=2048, checkpoint_every=256, **env)
     with pytest.raises(SystemExit) as ended:
         run_command(train_command("ppo", "tests.contract.envs:infinite", tmp_path / "run", options), monkeypatch)
     assert ended.value.code == 1
@@ -215,7 +204,7 @@ def test_an_env_that_returns_inf_ends_the_command_with_env_step_and_entry_named(
     assert entry in told
     assert "Traceback" not in told
     # Rounds of 64 steps of each env: the third was refused whole, and what was saved after two is the newest there is.
-    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step_*")) == ["step_128", "step_256"]
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step_*")) == ["step_256", "step_512"]
 
 
 @pytest.mark.ray

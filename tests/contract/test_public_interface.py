@@ -81,6 +81,16 @@ def test_a_users_script_joins_what_ray_start_began_and_does_not_stop_it(
     assert before <= {process.pid for process in marked(cluster.mark)}
 
 
+@pytest.mark.ray
+@pytest.mark.parametrize(("backend", "num"), [("local", 2), ("ray", 1)])
+def test_a_wiserl_object_in_a_module_works_in_the_runners(
+    launch: Any, tmp_path: Path, cluster: Any, backend: str, num: int
+) -> None:
+    command = launch(sys.executable, SCRIPTS / "uses_library.py", tmp_path, str(num), WISERL_BACKEND=backend)
+    assert command.finish() == 0, command.output
+    assert [(tmp_path / f"runner-{rank}").read_text() for rank in range(num)] == [str(128 * num)] * num
+
+
 def test_a_breakpoint_in_update_stops_on_the_local_backend(tmp_path: Path) -> None:
     line = next(
         number for number, text in enumerate(SCRIPT.read_text().splitlines(), 1) if "self.memory.append" in text
@@ -128,11 +138,6 @@ def test_an_agent_without_hooks_acts_on_the_learner_and_that_is_said_once(
     # What a worker of Ray says takes a moment to arrive.
     wait_for(is_told, "the word that the agent acts on the learner")
     assert (caplog.text + told).count("so it acts on the learner: one remote call per step") == 1
-
-
-def test_a_runner_makes_its_agent_with_a_wiserl_object_of_its_module(wise_rl: WiseRL, tmp_path: Path) -> None:
-    (report,) = run_steppers(wise_rl, tmp_path, num=1, make=Tally)
-    assert report["seen"] == Stepper.STEPS - Tally.ship_every
 
 
 @pytest.mark.ray

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def test_a_signal_ends_a_local_run_saved_and_leaves_no_process(
 def test_ctrl_c_in_a_terminal_ends_a_run_on_its_own_cluster_saved_and_leaves_no_process(
     launch: Any, tmp_path: Path, no_cluster: None
 ) -> None:
-    command = begin(launch, tmp_path / "run", "ray", vector="process", runners=1)
+    command = begin(launch, tmp_path / "run", "ray", vector="process")
     wait_for(lambda: saved_steps(tmp_path / "run"), "a checkpoint")
     command.signal(signal.SIGINT, whole_group=True)
     assert command.finish() == 130, command.output
@@ -74,13 +75,25 @@ def test_ctrl_c_in_a_terminal_ends_a_run_on_its_own_cluster_saved_and_leaves_no_
 def test_sigterm_during_an_evaluation_ends_a_run_on_its_own_cluster_saved_and_leaves_no_process(
     launch: Any, tmp_path: Path, no_cluster: None
 ) -> None:
-    command = begin(launch, tmp_path / "run", "ray", runners=1, eval_every=512, eval_episodes=1_000_000)
+    command = begin(launch, tmp_path / "run", "ray", eval_every=512, eval_episodes=1_000_000)
     wait_for((tmp_path / "run" / "checkpoints" / "step_512").exists, "the checkpoint that is evaluated")
     wait_for(lambda: saved_steps(tmp_path / "run"), "a checkpoint to resume from")
     command.signal(signal.SIGTERM)
     assert command.finish() == 143, command.output
     assert not command.left_behind()
     assert_resumes(tmp_path / "run")
+
+
+@pytest.mark.ray
+def test_sigterm_ends_a_users_script_on_its_own_cluster_and_leaves_no_process(
+    launch: Any, tmp_path: Path, no_cluster: None
+) -> None:
+    command = launch(sys.executable, Path(__file__).parent / "scripts" / "user_ddpg.py", "--episodes", "1000000")
+    wait_for(lambda: (tmp_path / "running-0").exists() and (tmp_path / "running-1").exists(), "both runners at work")
+    command.signal(signal.SIGTERM)
+    # 1 where Ray's own code, which is not told the number, was waiting
+    assert command.finish() in (1, 143), command.output
+    assert not command.left_behind()
 
 
 @pytest.mark.ray
@@ -120,7 +133,7 @@ def test_a_signal_during_start_up_ends_a_local_run_and_the_same_command_resumes_
 def test_a_signal_during_start_up_on_ray_leaves_no_process(
     launch: Any, tmp_path: Path, no_cluster: None, delay: float, signum: int
 ) -> None:
-    command = begin(launch, tmp_path / "run", "ray", runners=1)
+    command = begin(launch, tmp_path / "run", "ray")
     wait_for((tmp_path / "run" / "config.json").exists, "the run folder")
     time.sleep(delay)
     command.signal(signum, whole_group=signum == signal.SIGINT)
