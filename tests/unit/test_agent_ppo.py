@@ -290,7 +290,7 @@ def test_the_learning_rate_falls_with_progress_where_that_is_asked_for(decay, ex
     agent.env_steps = 25
     logs = agent.update(act_and_finish(agent, make_fragment()))
     assert logs["charts/learning_rate"] == pytest.approx(expected)
-    assert agent.optimizer._optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+    assert agent.optimizer.learning_rate == pytest.approx(expected)
 
 
 def test_the_explained_variance_is_one_minus_that_of_the_error():

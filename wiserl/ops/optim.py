@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 
 def flatten_parameters(module: nn.Module) -> nn.Parameter:
@@ -27,6 +28,8 @@ def _views(flat: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
 class FlatAdam:
     """Adam on the flattened parameters of a module, with the gradient's norm clipped.
 
+    It calls PyTorch's kernel itself: making a `torch.optim.Optimizer` imports the compiler, a second on every start.
+
     Args:
         module: what the loss is computed with.
         flat: its `flatten_parameters`.
@@ -43,7 +46,10 @@ class FlatAdam:
         parameters = list(module.parameters())
         for parameter, view in zip(parameters, _views(self.flat.grad, parameters), strict=True):
             parameter.grad = view  # backward adds into the flat gradient
-        self._optimizer = torch.optim.Adam([self.flat], lr=learning_rate, eps=eps, fused=True)
+        self.learning_rate = learning_rate
+        self._eps = eps
+        self._moments = {"exp_avg": torch.zeros_like(flat), "exp_avg_sq": torch.zeros_like(flat)}
+        self._moments["step"] = torch.zeros((), device=flat.device)
 
     def step(self, loss: Tensor, learning_rate: float) -> None:
         """One update by the gradient of `loss`."""
@@ -54,13 +60,17 @@ class FlatAdam:
         if self.max_grad_norm != float("inf"):
             norm = torch.linalg.vector_norm(gradient)
             gradient.mul_((self.max_grad_norm / (norm + 1e-6)).clamp_(max=1.0))
-        self._optimizer.param_groups[0]["lr"] = learning_rate
-        self._optimizer.step()
+        self.learning_rate = learning_rate
+        moments = self._moments
+        with torch.no_grad():
+            adam([self.flat], [gradient], [moments["exp_avg"]], [moments["exp_avg_sq"]], [], [moments["step"]], fused=True,
+                 amsgrad=False, beta1=0.9, beta2=0.999, lr=learning_rate, weight_decay=0.0, eps=self._eps, maximize=False)  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimiser's state, tensors and plain values."""
-        return self._optimizer.state_dict()
+        """The running moments of the gradient and the number of steps, tensors by name."""
+        return dict(self._moments)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take a saved state in."""
-        self._optimizer.load_state_dict(state)
+        for name, moment in self._moments.items():
+            moment.copy_(state[name])
