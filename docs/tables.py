@@ -27,7 +27,14 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def comments(config_class: type) -> dict[str, str]:
-    """The comment behind each field of a dataclass; fields without one are left out."""
+    """The comment behind each field of a dataclass or its bases; fields without one are left out."""
+    found = {}
+    for base in reversed(config_class.__mro__[:-1]):
+        found.update(_own_comments(base))
+    return found
+
+
+def _own_comments(config_class: type) -> dict[str, str]:
     source = textwrap.dedent(inspect.getsource(config_class))
     body = typing.cast(ast.ClassDef, ast.parse(source).body[0]).body
     fields = [node for node in body if isinstance(node, ast.AnnAssign)]

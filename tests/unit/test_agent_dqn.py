@@ -175,14 +175,16 @@ def test_updates_follow_env_steps_not_calls():
 @pytest.mark.parametrize(("tau", "mix"), [(1.0, 1.0), (0.25, 0.25)])
 def test_the_target_takes_over_its_share_at_each_interval_of_env_steps(tau, mix):
     agent = make_agent(train_freq=2, target_update_interval=10, tau=tau)
-    initial = agent._target_flat.clone()
+    initial = agent.network.target_flat.clone()
     assert torch.equal(initial, agent.flat)
     feed(agent, 4)  # 8 env steps, 4 updates: not yet
     assert agent.updates == 4
-    assert torch.equal(agent._target_flat, initial)
+    assert torch.equal(agent.network.target_flat, initial)
     feed(agent, 1)  # 10 env steps, the fifth update
-    torch.testing.assert_close(agent._target_flat, initial.lerp(agent.flat.detach(), mix))
-    assert torch.equal(agent._target_flat[:4], agent.target.state_dict()["encoder.mlp.layers.0.weight"].flatten()[:4])
+    torch.testing.assert_close(agent.network.target_flat, initial.lerp(agent.flat.detach(), mix))
+    assert torch.equal(
+        agent.network.target_flat[:4], agent.network.target.state_dict()["encoder.mlp.layers.0.weight"].flatten()[:4]
+    )
 
 
 @pytest.mark.parametrize(("decay", "expected"), [("none", 1e-3), ("linear", 0.75e-3)])
@@ -226,7 +228,7 @@ def test_priorities_are_the_absolute_errors_and_weights_grow_to_full_correction(
         update_priorities(index, errors)
 
     replay.sample, replay.update_priorities = spy_sample, spy_update
-    before = [copy.deepcopy(agent.policy), copy.deepcopy(agent.target)]
+    before = [copy.deepcopy(agent.policy), copy.deepcopy(agent.network.target)]
     feed(agent, 5, end_rate=0.3)
     assert [entry[0] for entry in seen] == pytest.approx([0.4 + 0.6 * 0.1] * 10)
     _, rows, index, errors = seen[0]
@@ -250,7 +252,7 @@ def test_a_restored_learner_goes_on_bit_for_bit(prioritized):
     for each in (agent, restored):
         feed(each, 10, seed=1, end_rate=0.1)
     assert torch.equal(agent.flat, restored.flat)
-    assert torch.equal(agent._target_flat, restored._target_flat)
+    assert torch.equal(agent.network.target_flat, restored.network.target_flat)
 
 
 def test_acting_follows_weights_that_are_taken_in():

@@ -7,7 +7,7 @@ import importlib
 from wiserl.core.algorithm import Algorithm
 from wiserl.util.errors import InputError, nearest
 
-_WHERE = {"dqn": "DQN", "ppo": "PPO"}
+_WHERE = {"ddpg": "DDPG", "dqn": "DQN", "ppo": "PPO", "sac": "SAC", "td3": "TD3"}
 
 
 def algorithm_names() -> list[str]:

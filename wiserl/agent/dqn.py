@@ -6,44 +6,34 @@ Top to bottom: config, networks, loss, agent. `docs/algorithms/dqn.md` explains 
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from wiserl.buffer.prioritized import PrioritizedReplay
-from wiserl.buffer.replay import Replay
-from wiserl.core.algorithm import Algorithm, leading_axes
-from wiserl.core.batch import Array, Fragment, Nested, tree_map
-from wiserl.core.config import Count, Fraction, PositiveFloat, PositiveInt
+from wiserl.core.algorithm import leading_axes
+from wiserl.core.batch import Array, Nested
+from wiserl.core.config import Fraction, PositiveFloat, PositiveInt
+from wiserl.core.off_policy import OffPolicy, OffPolicyConfig
 from wiserl.env.spaces import EnvSpec
 from wiserl.net.acting import numpy_forward
 from wiserl.net.encoder import Encoder
 from wiserl.ops.normalize import to_tensors
-from wiserl.ops.optim import FlatAdam, flatten_parameters
-from wiserl.ops.pacing import updates_due
-from wiserl.ops.schedules import decayed, linear
+from wiserl.ops.optim import TrainedNetwork
+from wiserl.ops.schedules import linear
 from wiserl.util.errors import InputError
-from wiserl.util.seeding import derive_seed
 
 
 @dataclass(frozen=True)
-class DQNConfig:
+class DQNConfig(OffPolicyConfig):
     """Hyper-parameters of DQN, named as in Stable-Baselines3 where it has them. Steps are env steps over all envs."""
 
     learning_rate: PositiveFloat = 1e-4  # Adam's step size at the start
-    learning_rate_decay: Literal["none", "linear"] = "none"  # linear: to 0 at the last env step
-    gamma: Fraction = 0.99  # discount per step
-    buffer_size: PositiveInt = 1_000_000  # transitions in replay, over all envs
-    learning_starts: Count = 100  # env steps before the first update; actions are random until then
     batch_size: PositiveInt = 32  # transitions per update
     train_freq: PositiveInt = 4  # env steps between updates
-    gradient_steps: PositiveInt = 1  # updates each time
     round_steps: PositiveInt = 64  # env steps between visits to the learner, which then does all updates they pay for
     target_update_interval: PositiveInt = 10_000  # env steps between updates of the target network
     tau: Fraction = 1.0  # share of the online network that the target takes over each time
@@ -53,17 +43,7 @@ class DQNConfig:
     max_grad_norm: PositiveFloat = 10.0  # bound on the gradient's L2 norm; inf: none
     double: bool = False  # choose the next action with the online network, value it with the target
     dueling: bool = False  # value and advantage streams
-    n_step: PositiveInt = 1  # rewards summed before the bootstrap
-    prioritized: bool = False  # sample in proportion to the last TD error
-    prioritized_alpha: Fraction = 0.6  # exponent of priorities
-    prioritized_beta: Fraction = 0.4  # initial exponent of importance weights; 1 at the end of training
     hidden_sizes: tuple[PositiveInt, ...] = (64, 64)  # widths of the network (on top of a CNN: none)
-    activation: Literal["tanh", "relu", "elu", "gelu", "silu"] = "relu"  # after each hidden layer
-    compile: bool = False  # compile the loss with torch.compile: some 20 s at the start, faster updates
-
-
-BATCHES_AT_ONCE = 16
-"""Batches that are drawn from uniform replay in one go: drawing costs per call."""
 
 
 class QNetwork(nn.Module):
@@ -117,11 +97,10 @@ def loss(
     return total, taken.detach(), goal
 
 
-class DQN(Algorithm):
+class DQN(OffPolicy):
     """Learns Q-values from replay; acts greedily but for an epsilon."""
 
     config_class = DQNConfig
-    on_policy = False
     title = "Deep Q-learning (double, dueling, n-step, prioritised)"
     spaces_line = "Discrete"
     config: DQNConfig
@@ -135,27 +114,11 @@ class DQN(Algorithm):
         self.num_actions = int(self.spec.action_space.n)
         return QNetwork(self.spec, self.config)
 
-    @classmethod
-    def steps_per_fragment(cls, config: DQNConfig, sync: bool, runners: int, envs: int) -> int:
-        """Enough for `round_steps` env steps of all runners in a sync round. Async: four times that of one runner, since
-        nobody waits for it, and each shipment has its price.
-        """
-        wanted = max(config.train_freq, config.round_steps)
-        return -(-wanted // (runners * envs)) if sync else -(-4 * wanted // envs)
-
     def _start_learning(self) -> None:
+        super()._start_learning()
         config = self.config
-        self.optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, max_grad_norm=config.max_grad_norm)
-        self.target = copy.deepcopy(self.policy)
-        self._target_flat = flatten_parameters(self.target)
-        seed = derive_seed(self.seed, "replay")
-        arguments = (config.buffer_size, self.num_streams, seed, config.n_step, config.gamma)
-        self.replay: Replay | PrioritizedReplay = (
-            PrioritizedReplay(*arguments, alpha=config.prioritized_alpha, beta=config.prioritized_beta)
-            if config.prioritized
-            else Replay(*arguments)
-        )
-        self._loss = torch.compile(loss) if config.compile else loss
+        self.network = TrainedNetwork(self.policy, self.flat, config.learning_rate, config.max_grad_norm)
+        self._loss = self._maybe_compiled(loss)
 
     def _own_tensors(self) -> None:
         super()._own_tensors()
@@ -165,7 +128,7 @@ class DQN(Algorithm):
     def epsilon(self) -> float:
         """Probability of a random action now."""
         config = self.config
-        if self.env_steps < config.learning_starts:
+        if self.warming_up:
             return 1.0
         return linear(
             config.exploration_initial_eps, config.exploration_final_eps, self.progress, config.exploration_fraction
@@ -189,61 +152,19 @@ class DQN(Algorithm):
                 action[explore] = self.rng.integers(self.num_actions, size=int(explore.sum()))
         return {"action": action}
 
-    def update(self, fragment: Fragment) -> dict[str, float]:
-        """Store the fragment, then do as many updates as the env steps so far pay for."""
+    def learn(self, batch: dict[str, Any], rate: float) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """One Adam step on the loss; the target network follows at its intervals."""
         config = self.config
-        self.replay.add(fragment)
-        due = updates_due(
-            self.env_steps, self.updates, config.learning_starts, config.train_freq, config.gradient_steps
-        )
-        if not due or not len(self.replay):
-            return {}
-        rate = decayed(config.learning_rate, config.learning_rate_decay, self.progress)
-        for batch in self._batches(due):
-            total, taken = self._learn_once(batch, rate)
-        return {
-            "losses/td_loss": float(total),
-            "losses/q_values": float(taken.mean()),
-            "charts/learning_rate": rate,
-            "charts/epsilon": self.epsilon,
-        }
-
-    def _batches(self, count: int) -> Iterator[dict[str, Any]]:
-        """Batches for `count` updates, as tensors. With priorities each is drawn after the update before it."""
-        size = self.config.batch_size
-        if isinstance(self.replay, PrioritizedReplay):
-            beta = linear(self.config.prioritized_beta, 1.0, self.progress)
-            for _ in range(count):
-                yield to_tensors(self.replay.sample(size, beta), self.device)
-            return
-        for first in range(0, count, BATCHES_AT_ONCE):
-            together = min(count - first, BATCHES_AT_ONCE)
-            drawn = to_tensors(self.replay.sample(together * size), self.device)
-            for start in range(0, together * size, size):
-                yield tree_map(lambda leaf, start=start: leaf[start : start + size], drawn)
-
-    def _learn_once(self, batch: dict[str, Any], rate: float) -> tuple[Tensor, Tensor]:
-        config = self.config
-        total, taken, goal = self._loss(self.policy, self.target, batch, config)
-        self.optimizer.step(total, rate)
-        if isinstance(self.replay, PrioritizedReplay):
-            self.replay.update_priorities(batch["index"].cpu().numpy(), (goal - taken).abs().cpu().numpy())
-        self.updates += 1
+        total, taken, goal = self._loss(self.policy, self.network.target, batch, config)
+        self.network.optimizer.step(total, rate)
         interval = max(round(config.target_update_interval * config.gradient_steps / config.train_freq), 1)
-        if self.updates % interval == 0:
-            with torch.no_grad():
-                self._target_flat.lerp_(self.flat, config.tau)
-        return total.detach(), taken
+        if (self.updates + 1) % interval == 0:
+            self.network.follow(config.tau)
+        logs = {"losses/td_loss": total.detach(), "losses/q_values": taken, "charts/epsilon": self.epsilon}
+        return goal - taken, logs
 
     def learner_state(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict(), "target": self.target.state_dict()}
+        return self.network.state_dict()
 
     def load_learner_state(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.target.load_state_dict(state["target"])
-
-    def replay_state(self) -> dict[str, Any]:
-        return self.replay.state_dict()
-
-    def load_replay_state(self, state: dict[str, Any]) -> None:
-        self.replay.load_state_dict(state)
+        self.network.load_state_dict(state)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
@@ -13,6 +14,8 @@ from wiserl.core.batch import Array, Fragment, Nested
 from wiserl.env.spaces import EnvSpec
 from wiserl.ops.optim import flatten_parameters
 from wiserl.util.seeding import derive_seed, rng
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class Algorithm(Agent):
@@ -52,11 +55,14 @@ class Algorithm(Agent):
         self.env_steps = 0
         self.updates = 0
         self.rng = rng(seed, "learner")
-        # Initial weights come from the seed alone, and leave torch's own generator as it was.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, "weights"))
-            self.policy = self._build()
+        self.policy = self._initialised("weights", self._build)
         self._own_tensors()
+
+    def _initialised(self, name: str, build: Callable[[], ModuleT]) -> ModuleT:
+        """What `build` makes, its weights drawn from the seed and `name` alone; torch's own generator stays as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.seed, name))
+            return build()
 
     def _own_tensors(self) -> None:
         """Look up what is read at each step, whenever the tensors have moved."""

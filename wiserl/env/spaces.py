@@ -261,6 +261,21 @@ def batched_observation(space: Space, obs: Any) -> Any:
     return array.astype(leaf_layout(space)[1], copy=False)[:, None]
 
 
+def bounded_action_size(space: Space, algorithm: str) -> int:
+    """Number of entries of a Box action whose bounds are all finite: a policy's actions are then in [-1, 1].
+
+    Raises:
+        InputError: it is another space, which `algorithm` cannot act in.
+    """
+    is_float = isinstance(space, spaces.Box) and np.dtype(space.dtype).kind == "f"
+    if not (is_float and np.isfinite(space.low).all() and np.isfinite(space.high).all()):  # type: ignore[attr-defined]
+        raise InputError(
+            f"{algorithm} cannot act in {space}: it needs a Box action space of floats with finite bounds. dqn and sac do Discrete; "
+            "ppo does MultiDiscrete, MultiBinary and unbounded Box; gymnasium.wrappers.RescaleAction gives a Box finite bounds"
+        )
+    return int(np.prod(space.shape or ()))
+
+
 class ActionCodec:
     """Turns a policy's actions into those an env expects, and back.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def flatten_parameters(module: nn.Module) -> nn.Parameter:
@@ -18,6 +21,18 @@ def flatten_parameters(module: nn.Module) -> nn.Parameter:
     for parameter, view in zip(parameters, _views(flat, parameters), strict=True):
         parameter.data = view
     return nn.Parameter(flat)
+
+
+def frozen_view(module: ModuleT, flat: nn.Parameter) -> ModuleT:
+    """A copy of `module` that reads its parameters from `flat`, the same memory, and passes them no gradient.
+
+    For a pass whose gradient goes through a network to its input: the actor's through the critics, say.
+    """
+    view = copy.deepcopy(module).requires_grad_(False)
+    parameters = list(view.parameters())
+    for parameter, data in zip(parameters, _views(flat.detach(), parameters), strict=True):
+        parameter.data = data
+    return view
 
 
 def _views(flat: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
@@ -74,3 +89,42 @@ class FlatAdam:
         """Take a saved state in."""
         for name, moment in self._moments.items():
             moment.copy_(state[name])
+
+
+class TrainedNetwork(Generic[ModuleT]):
+    """A network on the learner with its optimiser and its target network.
+
+    Attributes:
+        online: what is learned.
+        flat: its flattened parameters.
+        frozen: the same network, through which no gradient reaches the parameters.
+        target: a copy that `follow` moves; `target_flat` are its parameters.
+        optimizer: of `online`.
+    """
+
+    def __init__(self, online: ModuleT, flat: nn.Parameter, learning_rate: float, max_grad_norm: float) -> None:
+        self.online, self.flat = online, flat
+        self.frozen = frozen_view(online, flat)
+        self.target = copy.deepcopy(online).requires_grad_(False)
+        self.target_flat = flatten_parameters(self.target)
+        self.optimizer = FlatAdam(online, flat, learning_rate, max_grad_norm=max_grad_norm)
+
+    def follow(self, tau: float) -> None:
+        """Move the target by the share `tau` towards the online network."""
+        with torch.no_grad():
+            self.target_flat.lerp_(self.flat, tau)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors by name; the flat parameters, since the networks' own are views into them."""
+        return {
+            "online": self.flat.detach(),
+            "target": self.target_flat.detach(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take a saved state in."""
+        with torch.no_grad():
+            self.flat.copy_(state["online"])
+            self.target_flat.copy_(state["target"])
+        self.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,145 @@
+"""Deep deterministic policy gradient (Lillicrap et al. 2016): Q-learning for continuous actions.
+
+Top to bottom: config, networks, losses, agent. `docs/algorithms/ddpg.md` explains the method.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wiserl.core.algorithm import leading_axes
+from wiserl.core.batch import Array, Nested
+from wiserl.core.config import Fraction, NonNegative, PositiveFloat
+from wiserl.core.off_policy import OffPolicy, OffPolicyConfig
+from wiserl.env.spaces import EnvSpec, bounded_action_size
+from wiserl.net.acting import numpy_forward
+from wiserl.net.critic import Critics
+from wiserl.net.encoder import Encoder
+from wiserl.ops.noise import ActionNoise
+from wiserl.ops.normalize import to_tensors
+from wiserl.ops.optim import TrainedNetwork, flatten_parameters
+
+
+@dataclass(frozen=True)
+class DDPGConfig(OffPolicyConfig):
+    """Hyper-parameters of DDPG, named as in Stable-Baselines3 where it has them. Steps are env steps over all envs."""
+
+    learning_rate: PositiveFloat = 1e-3  # Adam's step size at the start, of actor and critic
+    tau: Fraction = 0.005  # share of the networks that their targets take over at each update
+    action_noise: Literal["gaussian", "ornstein_uhlenbeck", "none"] = "gaussian"  # added to actions while training
+    noise_std: NonNegative = 0.1  # its standard deviation; actions are in [-1, 1]
+    noise_theta: Fraction = 0.15  # Ornstein-Uhlenbeck: share of the noise that each env step takes away
+    max_grad_norm: PositiveFloat = float("inf")  # bound on each gradient's L2 norm; inf: none
+
+
+class Actor(nn.Module):
+    """A deterministic policy."""
+
+    def __init__(self, spec: EnvSpec, config: OffPolicyConfig, size: int) -> None:
+        super().__init__()
+        self.encoder = Encoder(spec.observation_space, config.hidden_sizes, config.activation)
+        self.mean = nn.Linear(self.encoder.size, size)
+
+    def forward(self, obs: Nested) -> Tensor:
+        """Actions `[N, size]` in [-1, 1]."""
+        return torch.tanh(self.mean(self.encoder(obs)))
+
+
+def critic_loss(critics: Critics, target: Critics, target_actor: Actor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Squared TD error (Lillicrap et al. 2016, algorithm 1), the next action being the target actor's.
+
+    Args:
+        critics: what is learned.
+        target: what the bootstrap is taken from.
+        target_actor: chooses the next action.
+        batch: tensors `[N, ...]`: obs, action, reward (of n steps), next_obs, terminated, discount, weight if prioritised.
+
+    Returns:
+        The loss and the TD errors `[N]`.
+    """
+    with torch.no_grad():
+        following = target(batch["next_obs"], target_actor(batch["next_obs"])).squeeze(1)
+        goal = batch["reward"] + batch["discount"] * ~batch["terminated"] * following
+    errors = goal - critics(batch["obs"], batch["action"]).squeeze(1)
+    squared = errors * errors
+    return (squared * batch["weight"] if "weight" in batch else squared).mean(), errors.detach()
+
+
+def actor_loss(actor: Actor, critics: Critics, obs: Nested) -> Tensor:
+    """Minus the (first) critic's value of the actor's own actions: the deterministic policy gradient.
+
+    `critics` are frozen: the gradient goes through them to the actor.
+    """
+    return -critics.first(obs, actor(obs)).mean()
+
+
+class DDPG(OffPolicy):
+    """Learns Q-values of continuous actions from replay, and an actor that maximises them; acts with noise."""
+
+    config_class: ClassVar[type] = DDPGConfig
+    title = "Deep deterministic policy gradient (Gaussian or Ornstein-Uhlenbeck noise)"
+    spaces_line = "Box (finite bounds)"
+    num_critics = 1
+    config: DDPGConfig
+    policy: Actor
+
+    def _build(self) -> nn.Module:
+        config = self.config
+        self.noise = ActionNoise(config.action_noise, config.noise_std, config.noise_theta)
+        size = bounded_action_size(self.spec.action_space, type(self).__name__.lower())
+        return Actor(self.spec, config, size)
+
+    def _start_learning(self) -> None:
+        super()._start_learning()
+        config = self.config
+        self.actor = TrainedNetwork(self.policy, self.flat, config.learning_rate, config.max_grad_norm)
+        critics = self._initialised(
+            "critics", lambda: Critics(self.spec, self.num_critics, config.hidden_sizes, config.activation)
+        ).to(self.device)
+        self.critics = TrainedNetwork(critics, flatten_parameters(critics), config.learning_rate, config.max_grad_norm)
+        self._critic_loss = self._maybe_compiled(critic_loss)
+        self._actor_loss = self._maybe_compiled(actor_loss)
+
+    def _own_tensors(self) -> None:
+        super()._own_tensors()
+        self._forward = numpy_forward(self.policy.encoder, self.policy.mean)
+
+    def reseed(self, *parts: int | str) -> None:
+        super().reseed(*parts)
+        self.noise.reset()
+
+    def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
+        """The actor's actions, with noise while training; uniformly random ones before `learning_starts`."""
+        envs, agents = leading_axes(obs)
+        shape = (envs, agents, *(self.spec.action_space.shape or ()))
+        if self.warming_up and not deterministic:
+            return {"action": self.rng.uniform(-1.0, 1.0, shape).astype(np.float32)}
+        if self._forward is not None:
+            action = np.tanh(self._forward(obs.reshape(envs * agents, -1)))
+        else:
+            with torch.inference_mode():
+                action = self.policy(to_tensors(obs, self.device, skip_axes=2)).cpu().numpy()
+        action = action.reshape(shape)
+        return {"action": action if deterministic else self.noise.add(action, self.rng)}
+
+    def learn(self, batch: dict[str, Any], rate: float) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """One Adam step on each loss, the critic's first; then the targets follow."""
+        value_loss, errors = self._critic_loss(self.critics.online, self.critics.target, self.actor.target, batch)
+        self.critics.optimizer.step(value_loss, rate)
+        policy_loss = self._actor_loss(self.policy, self.critics.frozen, batch["obs"])
+        self.actor.optimizer.step(policy_loss, rate)
+        self.critics.follow(self.config.tau)
+        self.actor.follow(self.config.tau)
+        return errors, {"losses/qf_loss": value_loss.detach(), "losses/actor_loss": policy_loss.detach()}
+
+    def learner_state(self) -> dict[str, Any]:
+        return {"actor": self.actor.state_dict(), "critics": self.critics.state_dict()}
+
+    def load_learner_state(self, state: dict[str, Any]) -> None:
+        self.actor.load_state_dict(state["actor"])
+        self.critics.load_state_dict(state["critics"])

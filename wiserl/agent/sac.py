@@ -1,0 +1,264 @@
+"""Soft actor-critic (Haarnoja et al. 2018), with its automatic temperature (Haarnoja et al. 2019), and for Discrete actions
+with the expectation over all of them (Christodoulou 2019).
+
+Top to bottom: config, networks, losses, agent. `docs/algorithms/sac.md` explains the method.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from wiserl.core.algorithm import leading_axes
+from wiserl.core.batch import Array, Nested
+from wiserl.core.config import Fraction, NonNegative, PositiveFloat, PositiveInt
+from wiserl.core.off_policy import OffPolicy, OffPolicyConfig
+from wiserl.env.spaces import EnvSpec, bounded_action_size
+from wiserl.net.acting import numpy_forward
+from wiserl.net.critic import Critics
+from wiserl.net.encoder import Encoder
+from wiserl.net.heads import Categorical
+from wiserl.ops.normalize import to_tensors
+from wiserl.ops.optim import FlatAdam, TrainedNetwork, flatten_parameters
+
+LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
+
+
+@dataclass(frozen=True)
+class SACConfig(OffPolicyConfig):
+    """Hyper-parameters of SAC, named as in Stable-Baselines3 where it has them. Steps are env steps over all envs."""
+
+    tau: Fraction = 0.005  # share of the critics that their targets take over each time
+    target_update_interval: PositiveInt = 1  # updates between those of the targets
+    ent_coef: NonNegative | Literal["auto"] = "auto"  # the temperature: a number, or learned
+    ent_coef_init: PositiveFloat = 1.0  # where the learned temperature starts
+    target_entropy: float | Literal["auto"] = (
+        "auto"  # nats; auto: minus the size of a Box action, 0.5 log n of a Discrete
+    )
+    max_grad_norm: PositiveFloat = float("inf")  # bound on each gradient's L2 norm; inf: none
+
+
+class Actor(nn.Module):
+    """A stochastic policy: means and log standard deviations before the tanh, or logits."""
+
+    def __init__(self, spec: EnvSpec, config: SACConfig, num_outputs: int) -> None:
+        super().__init__()
+        self.encoder = Encoder(spec.observation_space, config.hidden_sizes, config.activation)
+        self.head = nn.Linear(self.encoder.size, num_outputs)
+
+    def forward(self, obs: Nested) -> Tensor:
+        """Outputs `[N, num_outputs]`."""
+        outputs: Tensor = self.head(self.encoder(obs))
+        return outputs
+
+
+class DiscreteCritics(nn.Module):
+    """Two Q-functions with a value for each action."""
+
+    def __init__(self, spec: EnvSpec, config: SACConfig, num_actions: int) -> None:
+        super().__init__()
+        parts = [Actor(spec, config, num_actions) for _ in range(2)]
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, obs: Nested) -> Tensor:
+        """Values `[N, n, 2]`."""
+        return torch.stack([part(obs) for part in self.parts], -1)
+
+
+class Temperature(nn.Module):
+    """Logarithm of the weight of the entropy."""
+
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.log_alpha = nn.Parameter(torch.tensor([math.log(start)]))
+
+
+def squashed(outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Actions `tanh(mean + std * noise)` `[N, size]` and their log-probabilities `[N]` (Haarnoja et al. 2018, appendix C)."""
+    mean, log_std = outputs.chunk(2, 1)
+    log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+    raw = mean + log_std.exp() * noise
+    # log(1 - tanh(x)^2) = 2 (log 2 - x - softplus(-2 x)), which does not lose the small numbers
+    correction = 2.0 * (math.log(2.0) - raw - F.softplus(-2.0 * raw))
+    log_prob = -(0.5 * noise * noise + log_std + 0.5 * math.log(2 * math.pi) + correction).sum(1)
+    return torch.tanh(raw), log_prob
+
+
+def _weighted(squared: Tensor, batch: dict[str, Any]) -> Tensor:
+    return 0.5 * (squared * batch["weight"] if "weight" in batch else squared).mean()
+
+
+def critic_loss(critics: Critics, target: Critics, actor: Actor, batch: dict[str, Any], alpha: Tensor, noise: Tensor
+                ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Half the squared soft TD errors of both critics, summed (Haarnoja et al. 2018, equations 5 and 6).
+
+    Args:
+        critics: what is learned.
+        target: the smaller of its two values is the bootstrap.
+        actor: chooses the next action.
+        batch: tensors `[N, ...]`: obs, action, reward (of n steps), next_obs, terminated, discount, weight if prioritised.
+        alpha: the temperature.
+        noise: `[N, size]`, normal: of the next action.
+
+    Returns:
+        The loss and the TD errors `[N]`, of the two critics the mean.
+    """
+    with torch.no_grad():
+        action, log_prob = squashed(actor(batch["next_obs"]), noise)
+        following = target(batch["next_obs"], action).amin(1) - alpha * log_prob
+        goal = batch["reward"] + batch["discount"] * ~batch["terminated"] * following
+    errors = goal.unsqueeze(1) - critics(batch["obs"], batch["action"])
+    return _weighted((errors * errors).sum(1), batch), errors.detach().mean(1)
+
+
+def actor_loss(actor: Actor, critics: Critics, obs: Nested, alpha: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """`alpha log pi(a) - min Q(a)` for the actor's own actions (equation 7), and their entropies `[N]`; `critics` are frozen."""
+    action, log_prob = squashed(actor(obs), noise)
+    return (alpha * log_prob - critics(obs, action).amin(1)).mean(), -log_prob.detach()
+
+
+def discrete_critic_loss(critics: DiscreteCritics, target: DiscreteCritics, actor: Actor, batch: dict[str, Any], alpha: Tensor
+                         ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """As `critic_loss`, the next value being the expectation over all actions (Christodoulou 2019, equation 12)."""
+    with torch.no_grad():
+        log_p = F.log_softmax(actor(batch["next_obs"]), 1)
+        following = (log_p.exp() * (target(batch["next_obs"]).amin(2) - alpha * log_p)).sum(1)
+        goal = batch["reward"] + batch["discount"] * ~batch["terminated"] * following
+    index = batch["action"].view(-1, 1, 1).expand(-1, 1, 2)
+    errors = goal.unsqueeze(1) - critics(batch["obs"]).gather(1, index).squeeze(1)
+    return _weighted((errors * errors).sum(1), batch), errors.detach().mean(1)
+
+
+def discrete_actor_loss(actor: Actor, critics: DiscreteCritics, obs: Nested, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """As `actor_loss`, in expectation over all actions (equation 13), and the entropies `[N]`."""
+    log_p = F.log_softmax(actor(obs), 1)
+    p = log_p.exp()
+    with torch.no_grad():
+        values = critics(obs).amin(2)
+    return (p * (alpha * log_p - values)).sum(1).mean(), -(p * log_p).detach().sum(1)
+
+
+def temperature_loss(log_alpha: Tensor, entropy: Tensor, target_entropy: float) -> Tensor:
+    """Raises the temperature while the entropy `[N]` is below its target (Haarnoja et al. 2019, equation 18)."""
+    return (log_alpha * (entropy - target_entropy)).mean()
+
+
+class SAC(OffPolicy):
+    """Learns soft Q-values from replay, and a stochastic actor that maximises them and its entropy."""
+
+    config_class = SACConfig
+    title = "Soft actor-critic (automatic temperature)"
+    spaces_line = "Box (finite bounds), Discrete"
+    config: SACConfig
+    policy: Actor
+
+    def _build(self) -> nn.Module:
+        space = self.spec.action_space
+        self.discrete = isinstance(space, spaces.Discrete)
+        self.size = int(space.n) if isinstance(space, spaces.Discrete) else bounded_action_size(space, "sac")
+        self._categorical = Categorical(self.size)
+        return Actor(self.spec, self.config, self.size if self.discrete else 2 * self.size)
+
+    def _build_critics(self) -> Critics | DiscreteCritics:
+        config = self.config
+        if self.discrete:
+            return DiscreteCritics(self.spec, config, self.size)
+        return Critics(self.spec, 2, config.hidden_sizes, config.activation)
+
+    def _start_learning(self) -> None:
+        super()._start_learning()
+        config = self.config
+        self.actor_optimizer = FlatAdam(
+            self.policy, self.flat, config.learning_rate, max_grad_norm=config.max_grad_norm
+        )
+        critics = self._initialised("critics", self._build_critics).to(self.device)
+        self.critics = TrainedNetwork(critics, flatten_parameters(critics), config.learning_rate, config.max_grad_norm)
+        fixed = config.ent_coef if isinstance(config.ent_coef, float) else None
+        self.learns_temperature = fixed is None
+        self.temperature = Temperature(config.ent_coef_init if fixed is None else max(fixed, 1e-30)).to(self.device)
+        self.temperature_optimizer = FlatAdam(
+            self.temperature, flatten_parameters(self.temperature), config.learning_rate
+        )
+        automatic = 0.5 * math.log(self.size) if self.discrete else -float(self.size)
+        self.target_entropy = config.target_entropy if isinstance(config.target_entropy, float) else automatic
+        self._critic_loss = self._maybe_compiled(discrete_critic_loss if self.discrete else critic_loss)
+        self._actor_loss = self._maybe_compiled(discrete_actor_loss if self.discrete else actor_loss)
+
+    def _own_tensors(self) -> None:
+        super()._own_tensors()
+        self._forward = numpy_forward(self.policy.encoder, self.policy.head)
+
+    def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
+        """Actions drawn from the policy, or its likeliest; uniformly random ones before `learning_starts`."""
+        envs, agents = leading_axes(obs)
+        shape = (envs, agents, *(self.spec.action_space.shape or ()))
+        if self.warming_up and not deterministic:
+            if self.discrete:
+                return {"action": self.rng.integers(self.size, size=shape)}
+            return {"action": self.rng.uniform(-1.0, 1.0, shape).astype(np.float32)}
+        if self._forward is not None:
+            outputs = self._forward(obs.reshape(envs * agents, -1))
+        else:
+            with torch.inference_mode():
+                outputs = self.policy(to_tensors(obs, self.device, skip_axes=2)).cpu().numpy()
+        if self.discrete:
+            action = self._categorical.mode(outputs) if deterministic else self._categorical.sample(outputs, self.rng)
+        else:
+            action = outputs[:, : self.size]
+            if not deterministic:
+                std = np.exp(np.minimum(np.maximum(outputs[:, self.size :], LOG_STD_MIN), LOG_STD_MAX))
+                action = action + std * self.rng.standard_normal(action.shape, np.float32)
+            action = np.tanh(action)
+        return {"action": action.reshape(shape)}
+
+    def _noise(self, batch: dict[str, Any]) -> tuple[Tensor, ...]:
+        """What an action of each transition is drawn with; nothing where the expectation is taken."""
+        if self.discrete:
+            return ()
+        return (torch.randn(len(batch["reward"]), self.size, generator=self.generator, device=self.device),)
+
+    def learn(self, batch: dict[str, Any], rate: float) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """One Adam step on each loss: critics, actor, temperature."""
+        config, alpha = self.config, self.temperature.log_alpha.detach().exp()
+        value_loss, errors = self._critic_loss(
+            self.critics.online, self.critics.target, self.policy, batch, alpha, *self._noise(batch)
+        )
+        self.critics.optimizer.step(value_loss, rate)
+        policy_loss, entropy = self._actor_loss(
+            self.policy, self.critics.frozen, batch["obs"], alpha, *self._noise(batch)
+        )
+        self.actor_optimizer.step(policy_loss, rate)
+        if self.learns_temperature:
+            self.temperature_optimizer.step(
+                temperature_loss(self.temperature.log_alpha, entropy, self.target_entropy), rate
+            )
+        if (self.updates + 1) % config.target_update_interval == 0:
+            self.critics.follow(config.tau)
+        return errors, {
+            "losses/qf_loss": value_loss.detach(),
+            "losses/actor_loss": policy_loss.detach(),
+            "losses/entropy": entropy,
+            "losses/alpha": alpha,
+        }
+
+    def learner_state(self) -> dict[str, Any]:
+        return {
+            "actor_optimizer": self.actor_optimizer.state_dict(),
+            "critics": self.critics.state_dict(),
+            "temperature": self.temperature.log_alpha.detach(),
+            "temperature_optimizer": self.temperature_optimizer.state_dict(),
+        }
+
+    def load_learner_state(self, state: dict[str, Any]) -> None:
+        self.actor_optimizer.load_state_dict(state["actor_optimizer"])
+        self.critics.load_state_dict(state["critics"])
+        with torch.no_grad():
+            self.temperature.log_alpha.copy_(state["temperature"])
+        self.temperature_optimizer.load_state_dict(state["temperature_optimizer"])

@@ -1,0 +1,40 @@
+"""Noise that is added to continuous actions for exploration."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from wiserl.core.batch import Array
+
+
+class ActionNoise:
+    """Gaussian, independent at each step, or Ornstein-Uhlenbeck, which drifts (Uhlenbeck and Ornstein 1930).
+
+    Args:
+        kind: which; `none`: zeros.
+        std: standard deviation of what each step adds.
+        theta: of Ornstein-Uhlenbeck: share of the noise that each step takes away.
+    """
+
+    def __init__(self, kind: Literal["gaussian", "ornstein_uhlenbeck", "none"], std: float, theta: float) -> None:
+        self.std = 0.0 if kind == "none" else std
+        self.kept = 1.0 - theta if kind == "ornstein_uhlenbeck" else 0.0
+        self._last: Array | None = None
+
+    def reset(self) -> None:
+        """Forget the drift."""
+        self._last = None
+
+    def add(self, action: Array, rng: np.random.Generator) -> Array:
+        """`action` float32 `[E, A, ...]` in [-1, 1] with noise, clipped to these bounds."""
+        if not self.std:
+            return action
+        noise = rng.standard_normal(action.shape, np.float32)
+        noise *= self.std
+        if self.kept:
+            noise = noise if self._last is None else noise + np.float32(self.kept) * self._last
+            self._last = noise
+        noisy: Array = np.minimum(np.maximum(action + noise, -1.0), 1.0)
+        return noisy
