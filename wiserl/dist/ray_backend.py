@@ -50,6 +50,8 @@ PLACEMENT_GRACE_SECONDS = 5.0
 PLACEMENT_SECONDS = 120.0
 GET_AGENT_SECONDS = 120.0
 _KEEPER = "wiserl-keeper"
+# A record per call, kept by the head process for the dashboard, would grow it by megabytes a minute.
+_QUIET = {"enable_task_events": False}
 _DEATHS = (
     RayActorError,
     ActorUnschedulableError,
@@ -133,7 +135,7 @@ def _near_files(resource: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _learner_actor(session: _Session, name: str, sync: bool, payload: bytes, resource: Mapping[str, Any]) -> Any:
-    options = {"max_concurrency": 1000, **_near_files(resource)}
+    options = {"max_concurrency": 1000, **_QUIET, **_near_files(resource)}
     actor_class = ray.remote(_LearnerActor).options(name=name, namespace=session.namespace, **options)
     return actor_class.remote(session, name, sync, payload)
 
@@ -193,7 +195,7 @@ class _Member:
     def place(self) -> None:
         """Ask for a process, and construct the runner in it."""
         self.incarnation += 1
-        options = {"num_cpus": 0, "scheduling_strategy": self._strategy(), **self._resource}
+        options = {"num_cpus": 0, "scheduling_strategy": self._strategy(), **_QUIET, **self._resource}
         actor_class: Any = ray.remote(_RunnerActor)
         self.actor = actor_class.options(**options).remote(*self._make(self.incarnation))
         self.placed = self.actor.pid.remote()
