@@ -2,6 +2,7 @@
 
 What is run stands in `benchmarks/scores_table.yaml`; each finished run adds a row to `benchmarks/results/scores.csv`.
 A run that has its row is not run again, so a sweep that was cut off goes on where it was; delete rows to measure anew.
+`--peer sb3` runs the same cells with Stable-Baselines3, on the same hyper-parameters, in the same harness.
 `--table` prints what the file holds as markdown, and runs nothing.
 """
 
@@ -31,21 +32,22 @@ TRAIN = (
     "wiserl train {algo} {env} --total-steps {steps} --runners {runners} --backend {backend} --seed {seed} "
     "--quiet --json"
 )
+Row: TypeAlias = dict[str, str]
+Backend: TypeAlias = Literal["local", "ray", "sb3"]
+PEER = "python -m benchmarks.sb3_score {algo} {env} --total-steps {steps} --seed {seed}"
+PEERS: tuple[Backend, ...] = ("sb3",)
 KEY = ("algo", "env", "seed", "backend", "runners", "steps", "args")
+FIGURES = ("env_steps", "eval_return_mean", "eval_return_std", "steps_per_second")
 COLUMNS = (
     *KEY,
-    "env_steps",
-    "eval_return_mean",
-    "eval_return_std",
-    "steps_per_second",
+    "score",
+    *FIGURES,
     "wall_seconds",
     "command",
     "commit",
     "versions",
     "measured_at",
 )
-Row: TypeAlias = dict[str, str]
-Backend: TypeAlias = Literal["local", "ray"]
 
 
 class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,7 +56,9 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         name: what `--cells` calls it.
         steps: env steps of training.
-        threshold: lowest mean return that counts as a pass.
+        threshold: lowest score that counts as a pass.
+        at_most: the threshold is the highest score that counts instead (what shall not work without something).
+        measure: key of the summary that is the score.
         seeds: how many seeds, from 0.
         passes: how many of them must reach the threshold.
         backends: each is a column of runs of its own.
@@ -68,12 +72,18 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     env: str
     steps: int
     threshold: float
+    at_most: bool = False
+    measure: str = "eval_return_mean"
     seeds: int = 5
     passes: int = 5
     backends: tuple[Backend, ...] = ("local", "ray")
     runners: dict[Backend, int] = msgspec.field(default_factory=lambda: {"local": 1, "ray": 2})
     args: str = ""
     command: str = ""
+
+    def passes_with(self, score: float) -> bool:
+        """Whether a run of that score counts as a pass."""
+        return score <= self.threshold if self.at_most else score >= self.threshold
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -86,17 +96,19 @@ class Run(msgspec.Struct, frozen=True):
     def key(self) -> tuple[str, ...]:
         """What makes it the same run as a row of the results: the values of `KEY`, as text."""
         cell = self.cell
-        values = (cell.algo, cell.env, self.seed, self.backend, cell.runners[self.backend], cell.steps, cell.args)
+        runners = cell.runners.get(self.backend, 1)
+        values = (cell.algo, cell.env, self.seed, self.backend, runners, cell.steps, cell.args)
         return tuple(str(value) for value in values)
 
     def command(self) -> str:
         """The command line that makes this run, to be typed in the repository's root."""
         cell = self.cell
-        filled = (cell.command or TRAIN).format(
+        template = PEER if self.backend in PEERS else cell.command or TRAIN
+        filled = template.format(
             algo=cell.algo,
             env=cell.env,
             steps=cell.steps,
-            runners=cell.runners[self.backend],
+            runners=cell.runners.get(self.backend, 1),
             backend=self.backend,
             seed=self.seed,
         )
@@ -153,14 +165,14 @@ def pending(cells: Iterable[Cell], rows: Iterable[Row], seeds: Sequence[int] | N
         cells: of the table.
         rows: measured so far.
         seeds: only these; None: each cell's own.
-        backend: only this one; None: each cell's own.
+        backend: only this one, a peer say; None: each cell's own.
     """
     done = {tuple(row[name] for name in KEY) for row in rows}
     runs = [
         Run(cell, seed, name)
         for cell in cells
         for seed in (range(cell.seeds) if seeds is None else seeds)
-        for name in cell.backends
+        for name in (*cell.backends, *(PEERS if backend in PEERS else ()))
         if backend in (None, name)
     ]
     return [run for run in runs if run.key() not in done]
@@ -183,7 +195,7 @@ def execute(run: Run) -> dict[str, Any]:
     programs = {"wiserl": wiserl_command(), "python": sys.executable}
     command = [programs.get(part, part) for part in shlex.split(run.command())]
     with tempfile.TemporaryDirectory(prefix="wiserl-scores-") as folder:
-        if not run.cell.command:
+        if not run.cell.command and run.backend not in PEERS:
             command += ["--run-dir", str(Path(folder) / "run")]
         return run_command(command, timeout=7200)
 
@@ -191,8 +203,8 @@ def execute(run: Run) -> dict[str, Any]:
 def make_row(run: Run, summary: dict[str, Any], wall_seconds: float) -> Row:
     """The row of a finished run."""
     values = dict(zip(KEY, run.key(), strict=True))
-    for name in ("env_steps", "eval_return_mean", "eval_return_std", "steps_per_second"):
-        values[name] = f"{summary[name]:.6g}" if isinstance(summary[name], float) else str(summary[name])
+    figures = {"score": summary[run.cell.measure], **{name: summary[name] for name in FIGURES}}
+    values.update({name: f"{value:.6g}" if isinstance(value, float) else str(value) for name, value in figures.items()})
     return {
         **values,
         "wall_seconds": f"{wall_seconds:.1f}",
@@ -222,30 +234,32 @@ def sweep(
             say(f"  failed: {error}")
             continue
         append_row(row, path)
-        say(f"  return {number(float(row['eval_return_mean']))}, {number(float(row['steps_per_second']))} steps/s")
+        say(f"  score {number(float(row['score']))}, {number(float(row['steps_per_second']))} steps/s")
     return failures
 
 
 def table(cells: Sequence[Cell], rows: Sequence[Row]) -> str:
-    """Markdown: per cell and backend that has rows, the return over seeds, how many passed, and the speed."""
+    """Markdown: per cell and backend that has rows, the score over seeds, how many passed, and the speed."""
     lines = [
-        "| algorithm | env | env steps | backend, runners | return, mean ± std of seeds | passed | steps/s |",
+        "| algorithm | env | env steps | backend, runners | score, mean ± std of seeds | passed | steps/s |",
         "|---|---|---:|---|---:|---|---:|",
     ]
     for cell in cells:
-        for backend in cell.backends:
+        for backend in (*cell.backends, *PEERS):
             keys = {Run(cell, int(row["seed"]), backend).key() for row in rows}
             mine = {row["seed"]: row for row in rows if tuple(row[name] for name in KEY) in keys}
             if not mine:
                 continue
-            returns = [float(row["eval_return_mean"]) for row in mine.values()]
-            passed = sum(value >= cell.threshold for value in returns)
+            reached = [float(row["score"]) for row in mine.values()]
+            passed = sum(map(cell.passes_with, reached))
             speed = statistics.median(float(row["steps_per_second"]) for row in mine.values())
-            deviation = statistics.stdev(returns) if len(returns) > 1 else 0.0
+            deviation = statistics.stdev(reached) if len(reached) > 1 else 0.0
+            digits = 1 if max(map(abs, reached)) > 2 else 2  # rates of success
+            where = "Stable-Baselines3" if backend in PEERS else f"{backend}, {cell.runners.get(backend, 1)}"
             lines.append(
-                f"| {cell.algo} | {cell.env} | {cell.steps:,} | {backend}, {cell.runners[backend]} "
-                f"| {statistics.mean(returns):.1f} ± {deviation:.1f} "
-                f"| {passed}/{len(returns)} ≥ {cell.threshold:g} | {number(speed)} |"
+                f"| {cell.algo} {cell.args}".rstrip() + f" | {cell.env} | {cell.steps:,} | {where} "
+                f"| {statistics.mean(reached):.{digits}f} ± {deviation:.{digits}f} "
+                f"| {passed}/{len(reached)} {'≤' if cell.at_most else '≥'} {cell.threshold:g} | {number(speed)} |"
             )
     return "\n".join(lines) + "\n"
 
@@ -253,9 +267,10 @@ def table(cells: Sequence[Cell], rows: Sequence[Row]) -> str:
 @click.command(help=__doc__)
 @click.option("--cells", "names", multiple=True, help="Only this cell of the table; may be repeated.")
 @click.option("--backend", type=click.Choice(["local", "ray"]), help="Only this backend.")
+@click.option("--peer", type=click.Choice(PEERS), help="Run the cells with this framework instead.")
 @click.option("--seeds", help="Instead of each cell's own: 0-4, or 0,2.")
 @click.option("--table", "show_table", is_flag=True, help="Print the results so far as markdown; run nothing.")
-def main(names: tuple[str, ...], backend: str | None, seeds: str | None, show_table: bool) -> None:
+def main(names: tuple[str, ...], backend: str | None, peer: str | None, seeds: str | None, show_table: bool) -> None:
     """Run what is missing, or print the table; exit code 1 if a run failed."""
     cells = load_table()
     unknown = set(names) - {cell.name for cell in cells}
@@ -271,7 +286,7 @@ def main(names: tuple[str, ...], backend: str | None, seeds: str | None, show_ta
         raise click.BadParameter(str(error)) from None
     exit_on_terminate()
     console = Console(stderr=True)
-    runs = pending(cells, read_rows(), chosen, backend)
+    runs = pending(cells, read_rows(), chosen, peer or backend)
     console.print(f"{len(runs)} runs to do, the others have their row in {RESULTS}")
     failures = sweep(runs, RESULTS, lambda text: console.print(text, markup=False, highlight=False))
     print(table(cells, read_rows()), end="")
