@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.settings import DQN_STEPS, PPO_ROLLOUT, PPO_STEPS
+from benchmarks.settings import CONTINUOUS_STEPS, DQN_STEPS, PPO_ROLLOUT, PPO_STEPS
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,20 @@ def _dqn(label: str, function: str, **arguments: Any) -> Case:
     return _steps(label, function, DQN_STEPS, 4000, **arguments)
 
 
+def _continuous(algorithm: str) -> Group:
+    arguments = {"total_steps": CONTINUOUS_STEPS, "algorithm": algorithm}
+    quick = {"total_steps": 400}
+    return Group(
+        f"{algorithm.upper()}, Pendulum-v1, 256x256, batch 256, one update per step",
+        "env steps/s",
+        (
+            Case("peers:sb3_continuous", {"Stable-Baselines3": "steps_per_second"}, arguments, quick),
+            Case("ours:continuous", {"wiserl local": "steps_per_second"}, arguments, quick),
+        ),
+        baseline="Stable-Baselines3",
+    )
+
+
 def _first_update(label: str, function: str, seeded: bool = False, **arguments: Any) -> Case:
     return Case(function, {label: "first_update_seconds"}, arguments, seeded=seeded)
 
@@ -96,6 +110,8 @@ GROUPS: dict[str, Group] = {
         ),
         baseline="Stable-Baselines3",
     ),
+    "sac": _continuous("sac"),
+    "td3": _continuous("td3"),
     "compile": Group(
         "PPO, CartPole-v1, local, compilation left out",
         "env steps/s",

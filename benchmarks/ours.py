@@ -56,6 +56,12 @@ def dqn(**options: Any) -> dict[str, Any]:
     return _train("dqn", settings.ENV, {**settings.DQN, **settings.DQN_OURS}, **options)
 
 
+def continuous(algorithm: str, **options: Any) -> dict[str, Any]:
+    """SAC or TD3 on Pendulum with one update per env step. Options as `ppo`."""
+    config = {**settings.CONTINUOUS, **settings.CONTINUOUS_OURS}
+    return _train(algorithm, settings.PENDULUM, config, backend="local", runners=1, envs=1, **options)
+
+
 def sleep(**options: Any) -> dict[str, Any]:
     """PPO on an env of 5 ms a step, one env a runner, on Ray and async: what is measured is how sampling scales."""
     config = {**settings.PPO, **settings.PPO_OURS, "n_steps": 32, "batch_size": 32, "n_epochs": 1}

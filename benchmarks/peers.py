@@ -44,7 +44,14 @@ def _note_first_step(optimizer: torch.optim.Optimizer, noted: list[float]) -> No
 
 
 def _train_sb3(
-    algorithm: Any, envs: int, total_steps: int, seed: int, config: dict[str, Any], activation: type[torch.nn.Module]
+    algorithm: Any,
+    envs: int,
+    total_steps: int,
+    seed: int,
+    config: dict[str, Any],
+    activation: type[torch.nn.Module],
+    env: str = settings.ENV,
+    hidden: tuple[int, ...] = settings.HIDDEN,
 ) -> dict[str, float]:
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
@@ -66,18 +73,19 @@ def _train_sb3(
     clock = Clock()
     model = algorithm(
         "MlpPolicy",
-        make_vec_env(settings.ENV, n_envs=envs, seed=seed),
-        policy_kwargs={"net_arch": list(settings.HIDDEN), "activation_fn": activation},
+        make_vec_env(env, n_envs=envs, seed=seed),
+        policy_kwargs={"net_arch": list(hidden), "activation_fn": activation},
         seed=seed,
         device="cpu",
         **config,
     )
     first_update: list[float] = []
-    _note_first_step(model.policy.optimizer, first_update)
+    policy: Any = model.policy
+    _note_first_step(getattr(policy, "optimizer", None) or policy.critic.optimizer, first_update)
     model.learn(total_steps, callback=clock)
     returns: Any = evaluate_policy(
         model,
-        make_vec_env(settings.ENV, n_envs=1, seed=seed + 1000),
+        make_vec_env(env, n_envs=1, seed=seed + 1000),
         n_eval_episodes=settings.EVAL_EPISODES,
         deterministic=True,
         return_episode_rewards=True,
@@ -97,6 +105,17 @@ def sb3_dqn(total_steps: int, seed: int) -> dict[str, float]:
     from stable_baselines3 import DQN
 
     return _train_sb3(DQN, 1, total_steps, seed, settings.DQN, torch.nn.ReLU)
+
+
+def sb3_continuous(algorithm: str, total_steps: int, seed: int) -> dict[str, float]:
+    """SAC or TD3 of Stable-Baselines3 on Pendulum, TD3 with Gaussian noise."""
+    import stable_baselines3
+    from stable_baselines3.common.noise import NormalActionNoise
+
+    noise = {"action_noise": NormalActionNoise(np.zeros(1), np.full(1, 0.1))} if algorithm == "td3" else {}
+    config = {**settings.CONTINUOUS, **noise}
+    peer = getattr(stable_baselines3, algorithm.upper())
+    return _train_sb3(peer, 1, total_steps, seed, config, torch.nn.ReLU, settings.PENDULUM, settings.CONTINUOUS_HIDDEN)
 
 
 def _episode_returns(act: Callable[[Any], int], seed: int) -> list[float]:

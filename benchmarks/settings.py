@@ -62,6 +62,27 @@ DQN_OURS: dict[str, Any] = {
     "prioritized": False,
 }
 
+PENDULUM = "Pendulum-v1"
+CONTINUOUS: dict[str, Any] = {
+    "learning_rate": 3e-4,
+    "buffer_size": 1_000_000,
+    "learning_starts": 100,
+    "batch_size": 256,
+    "tau": 0.005,
+    "gamma": 0.99,
+    "train_freq": 1,
+    "gradient_steps": 1,
+}
+CONTINUOUS_HIDDEN = (256, 256)
+CONTINUOUS_STEPS = 3_000
+CONTINUOUS_OURS: dict[str, Any] = {
+    "hidden_sizes": CONTINUOUS_HIDDEN,
+    "learning_rate_decay": "none",
+    "activation": "relu",
+    "n_step": 1,
+    "prioritized": False,
+}
+
 
 @dataclass(frozen=True)
 class Promise:
@@ -96,6 +117,8 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
         Promise("wiserl Ray async / Stable-Baselines3", ">=", 3.0, "DQN, Ray async, 2 runners: over Stable-Baselines3"),
         Promise("floor / wiserl local", "<=", 1.15, "DQN, local: time over the floor"),
     ),
+    "sac": (Promise("wiserl local / Stable-Baselines3", ">=", 1.5, "SAC, local: over Stable-Baselines3"),),
+    "td3": (Promise("wiserl local / Stable-Baselines3", ">=", 1.7, "TD3, local: over Stable-Baselines3"),),
     "compile": (Promise("compile=true / plain", ">=", 1.0, "PPO, local: with compile=true over without"),),
     "sleep": (Promise("8 runners / 1 runner", ">=", 7.2, "env of 5 ms a step: 8 runners over one"),),
     "ingest": (Promise("1 env a fragment", ">=", 300_000, "transitions/s into replay, learner alone"),),

@@ -33,6 +33,7 @@ class Algorithm(Agent):
         total_steps: env steps of the whole training, for schedules.
 
     Attributes:
+        title, spaces_line, supports: what `wiserl list algos` says: the method, its action spaces, what it can do besides.
         env_steps: env steps learned from so far, over all runners.
         updates: optimiser steps so far.
         device: where the networks live; the CPU until `move_to`.
@@ -43,6 +44,7 @@ class Algorithm(Agent):
     on_policy: ClassVar[bool]
     title: ClassVar[str]
     spaces_line: ClassVar[str]
+    supports: ClassVar[str] = "learns from each fragment once"
     ship_every = 1
     policy: nn.Module
 
