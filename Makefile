@@ -24,7 +24,7 @@ install: .venv/.installed
 	@touch $@
 
 .venv/.benchmark: .venv/.installed
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[marl,box2d,video,dev,bench]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[marl,box2d,mujoco,video,dev,bench]'
 	@touch $@
 
 demo: install
