@@ -99,7 +99,7 @@ def preset_table(algo: str) -> str:
 
 def score_table(algo: str = "") -> str | None:
     """Markdown: measured scores of one algorithm or all, and how to measure them; None where there are none."""
-    cells = [cell for cell in scores.load_table() if cell.algo.startswith(algo)]
+    cells = [cell for cell in scores.load_table() if algo in ("", cell.algo)]
     table = scores.table(cells, scores.read_rows()).strip()
     if len(table.splitlines()) == 2:
         return None
@@ -126,7 +126,7 @@ def sections(page: Path) -> dict[str, Callable[[], str | None]]:
         found["presets"] = lambda: preset_table(algo)
         found["scores"] = lambda: score_table(algo)
     elif page.stem == "custom-agent":
-        found["scores"] = lambda: score_table("ddpg")
+        found["scores"] = lambda: score_table("ddpg (user's own)")
     return found
 
 

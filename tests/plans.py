@@ -14,9 +14,11 @@ from wiserl.dist.backend import RunnerGroup
 from wiserl.env.make import EnvLike, make_env
 from wiserl.env.multi_agent import read_spec
 
+SMALL_REPLAY = {"learning_starts": 8, "buffer_size": 200, "batch_size": 8, "hidden_sizes": (8,)}
 SMALL = {
     "ppo": {"n_steps": 8, "batch_size": 16, "n_epochs": 2, "hidden_sizes": (8,)},
-    "dqn": {"learning_starts": 8, "buffer_size": 200, "batch_size": 8, "hidden_sizes": (8,)},
+    "sarsa": {"n_steps": 8, "batch_size": 16, "n_epochs": 2, "hidden_sizes": (8,)},
+    **dict.fromkeys(("dqn", "qrdqn", "ddpg", "td3", "sac"), SMALL_REPLAY),
 }
 """Hyper-parameters with which a few env steps make a few updates."""
 

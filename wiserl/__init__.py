@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from wiserl.core.agent import Agent
+    from wiserl.core.by_hand import by_hand
     from wiserl.core.experiment import train
     from wiserl.core.gym_runner import GymRunner
     from wiserl.core.policy import load
@@ -23,10 +24,11 @@ _WHERE = {
     "GymRunner": "wiserl.core.gym_runner",
     "Runner": "wiserl.core.runner",
     "WiseRL": "wiserl.core.registry",
+    "by_hand": "wiserl.core.by_hand",
     "load": "wiserl.core.policy",
     "train": "wiserl.core.experiment",
 }
-__all__ = ["Agent", "GymRunner", "Runner", "WiseRL", "load", "train"]
+__all__ = ["Agent", "GymRunner", "Runner", "WiseRL", "by_hand", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""DQN with its switches, on CartPole-v1 unless told otherwise: `python example/dqn/dqn.py --prioritized`."""
+"""DQN with its switches, on CartPole-v1 unless told otherwise: `python example/dqn/dqn.py --rainbow`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,23 @@ def main() -> None:
     parser.add_argument("--runners", type=int, default=1, help="more than one: on Ray")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--run-dir", help="default: runs/dqn-ENV-sSEED")
-    parser.add_argument("--no-double", action="store_true", help="value the next action with the network that chose it")
-    parser.add_argument("--dueling", action="store_true", help="value and advantage streams")
-    parser.add_argument("--prioritized", action="store_true", help="sample in proportion to the TD error")
-    parser.add_argument("--n-step", type=int, default=5, help="rewards summed before the bootstrap")
+    switch = argparse.BooleanOptionalAction  # --double and --no-double
+    parser.add_argument(
+        "--double", action=switch, help="choose the next action with one network, value it with the other"
+    )
+    parser.add_argument("--dueling", action=switch, help="value and advantage streams")
+    parser.add_argument("--prioritized", action=switch, help="sample in proportion to the TD error")
+    parser.add_argument("--categorical", action=switch, help="learn the distribution of returns")
+    parser.add_argument("--noisy", action=switch, help="explore by noise on the weights instead of epsilon")
+    parser.add_argument("--rainbow", action=switch, help="all of these, except what is given")
+    parser.add_argument("--n-step", type=int, help="rewards summed before the bootstrap")
+    parser.add_argument("--v-min", type=float, help="categorical: the smallest return")
+    parser.add_argument("--v-max", type=float, help="categorical: the largest return")
     args = parser.parse_args()
 
     # Hyper-parameters that are not given come from the preset for this env, if there is one.
+    names = ("double", "dueling", "prioritized", "categorical", "noisy", "rainbow", "n_step", "v_min", "v_max")
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
     summary = wiserl.train(
         "dqn",
         args.env,
@@ -28,10 +38,7 @@ def main() -> None:
         runners=args.runners,
         seed=args.seed,
         run_dir=args.run_dir,
-        double=not args.no_double,
-        dueling=args.dueling,
-        prioritized=args.prioritized,
-        n_step=args.n_step,
+        **given,
     )
     print(f"return {summary['eval_return_mean']:.1f} ± {summary['eval_return_std']:.1f}")
     print(f"{summary['updates']:,} updates for {summary['env_steps']:,} env steps")

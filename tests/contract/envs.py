@@ -101,3 +101,35 @@ class Infinite(Gated):
 def infinite(folder: str, after: int, what: str) -> gym.Env:
     """See `Infinite`."""
     return Infinite(folder, after, what)
+
+
+class Slow(Gated):
+    """CartPole of episodes of 50 steps, which counts its steps in `folder/steps-N` and sleeps in each for `ms` milliseconds if it
+    is the `N = 1`st that was made after a probe, whichever process makes it.
+    """
+
+    def __init__(self, folder: str, ms: float) -> None:
+        super().__init__(folder, 0)
+        number = 0
+        while True:
+            try:
+                self._count = (Path(folder) / f"steps-{number}").open("x")
+                break
+            except FileExistsError:
+                number += 1
+        self._seconds = ms / 1000.0 if number == 1 else 0.0
+
+    def step(self, action: Any) -> Any:
+        if self._seconds:
+            time.sleep(self._seconds)
+        self._count.write(".")
+        return super().step(action)
+
+    def close(self) -> None:
+        self._count.close()
+        super().close()
+
+
+def slow(folder: str, ms: float = 5.0) -> gym.Env:
+    """See `Slow`."""
+    return Slow(folder, ms)

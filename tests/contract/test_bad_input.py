@@ -15,7 +15,10 @@ from wiserl.cli.main import main
 BAD: list[tuple[str, list[str]]] = [
     ("trian", ["'trian'", "did you mean 'train'?", "check-env, eval, list, play, plot, train"]),
     ("train ppo", ["Missing argument 'ENV'"]),
-    ("train ppoo CartPole-v1", ["unknown algorithm 'ppoo'", "did you mean 'ppo'?", "Valid: dqn, ppo"]),
+    (
+        "train ppoo CartPole-v1",
+        ["unknown algorithm 'ppoo'", "did you mean 'ppo'?", "Valid: ddpg, dqn, ppo, qrdqn, sac"],
+    ),
     ("train ppo CartPole-v9", ["'CartPole-v9'", "CartPole-v1"]),
     ("train ppo CartPolee-v1", ["'CartPolee-v1'", "CartPole-v1"]),
     ("train ppo nowhere:make", ["no module 'nowhere'", "module:function"]),

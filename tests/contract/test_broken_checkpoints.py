@@ -85,8 +85,8 @@ def test_a_checkpoint_of_another_format_says_which_wiserl_reads_it(run: Path, mo
 
 
 def test_a_checkpoint_of_an_algorithm_that_does_not_exist_is_refused(run: Path, monkeypatch: Any, capsys: Any) -> None:
-    change_manifest(run, algo="sarsa")
-    assert "unknown algorithm 'sarsa'" in told(["eval", str(run)], run.parent, monkeypatch, capsys)
+    change_manifest(run, algo="reinforce")
+    assert "unknown algorithm 'reinforce'" in told(["eval", str(run)], run.parent, monkeypatch, capsys)
 
 
 def test_weights_of_another_algorithm_are_refused(run: Path, monkeypatch: Any, capsys: Any) -> None:

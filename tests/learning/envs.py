@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from tests.envs import UNIT, Matching
+from tests.envs import UNIT, BoxObs, DiscreteObs, Matching
 
 
 class Maze(gym.Env):
@@ -113,3 +114,47 @@ class Endless(gym.Env):
     def step(self, action: int):
         self._steps += 1
         return np.ones(1, np.float32), 1.0, False, self._steps >= 4, {}
+
+
+class Steered(gym.ActionWrapper):
+    """An env of two actions, chosen by the sign of the first of two numbers."""
+
+    action_space = spaces.Box(-2.0, 2.0, (2,), np.float32)
+
+    def action(self, action: np.ndarray) -> int:
+        assert self.action_space.contains(action)
+        space = self.env.action_space
+        assert isinstance(space, spaces.Discrete)
+        return int(space.start + (action[0] > 0))
+
+
+def steered_box() -> gym.Env:
+    return Steered(BoxObs())
+
+
+def steered_discrete() -> gym.Env:
+    return Steered(DiscreteObs())
+
+
+def steered_everything() -> gym.Env:
+    return Steered(Everything())
+
+
+class Fragile(gym.Wrapper):
+    """Fails after so many steps while a file lies there; what it does else, it does as the env itself.
+
+    Args:
+        env: its id, or "steered".
+        file: path.
+        after: steps.
+    """
+
+    def __init__(self, env: str, file: str, after: int) -> None:
+        super().__init__(steered_box() if env == "steered" else BoxObs())
+        self._file, self._left = Path(file), after
+
+    def step(self, action: Any):
+        self._left -= 1
+        if self._left < 0 and self._file.exists():
+            raise RuntimeError("the env broke")
+        return super().step(action)

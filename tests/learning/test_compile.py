@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 from tests.fragments import make_fragment, make_spec
 from wiserl.agent import algorithm_class
 from wiserl.core.config import make_config
 
+BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
+REPLAY = {"learning_starts": 0, "batch_size": 16, "buffer_size": 500, "train_freq": 4}
 OPTIONS = {
     "ppo": {"n_epochs": 2, "batch_size": 16},
-    "dqn": {"learning_starts": 0, "batch_size": 16, "buffer_size": 500, "double": True, "prioritized": True},
+    "sarsa": {"n_epochs": 2, "batch_size": 16},
+    "dqn": {**REPLAY, "double": True, "prioritized": True},
+    "rainbow": {**REPLAY, "rainbow": True, "num_atoms": 11},
+    "qrdqn": {**REPLAY, "n_quantiles": 8},
+    "ddpg": REPLAY,
+    "td3": REPLAY,
+    "sac": REPLAY,
 }
 
 
@@ -20,12 +30,13 @@ OPTIONS = {
 def test_a_compiled_loss_gives_the_same_updates(algo):
     found = []
     for compiled in (False, True):
-        chosen = algorithm_class(algo)
+        chosen = algorithm_class("dqn" if algo == "rainbow" else algo)
         config = make_config(chosen.config_class, OPTIONS[algo] | {"compile": compiled}, algo)
-        agent = chosen(spec=make_spec(), config=config, num_streams=2, total_steps=1000)
+        spec = make_spec(action=BOX) if algo in ("ddpg", "td3", "sac") else make_spec()
+        agent = chosen(spec=spec, config=config, num_streams=2, total_steps=1000)
         agent._start_learning()
         for seed in range(2):
-            fragment = make_fragment(make_spec(), 16, 2, seed, end_rate=0.1)
+            fragment = make_fragment(spec, 16, 2, seed, end_rate=0.1)
             fragment["log_prob"] = torch.full((16, 2, 1), -1.4).numpy()
             agent.env_steps += 32
             agent.update(fragment)

@@ -41,6 +41,9 @@ def train(folder: Path, env: str, **options: Any) -> dict[str, Any]:
         {"n_step": 3},
         {"prioritized": True},
         {"tau": 0.05, "target_update_interval": 4},
+        {"categorical": True, "num_atoms": 21, "v_min": 0.0, "v_max": 1.0},
+        {"noisy": True},
+        {"rainbow": True, "num_atoms": 21, "v_min": 0.0, "v_max": 1.0},
         {"double": True, "dueling": True, "n_step": 3, "prioritized": True, "learning_rate_decay": "linear"},
     ],
     ids=str,
@@ -67,10 +70,10 @@ def test_agents_that_end_at_different_times_share_their_parameters(tmp_path):
     assert train(tmp_path, "envs:DyingAgents", gamma=0.3)["eval_return_mean"] >= 18.8  # 4 + 7 + 8
 
 
-@pytest.mark.parametrize("n_step", [1, 3])
-def test_what_is_cut_off_is_worth_what_would_have_followed(tmp_path, n_step):
+@pytest.mark.parametrize("switches", [{"n_step": 1}, {"n_step": 3}, {"categorical": True, "n_step": 3}], ids=str)
+def test_what_is_cut_off_is_worth_what_would_have_followed(tmp_path, switches):
     """Reward 1 a step, cut off every 4 steps: worth 1 / (1 - 0.8) = 5, not the 3 that are seen."""
-    train(tmp_path, "learning.envs:Endless", gamma=0.8, n_step=n_step, target_update_interval=20)
+    train(tmp_path, "learning.envs:Endless", gamma=0.8, target_update_interval=20, **switches)
     network = wiserl.load(tmp_path / "run")._algorithm.policy
     assert network(torch.ones(1, 1)).max().item() == pytest.approx(5.0, abs=0.4)
 

@@ -17,7 +17,11 @@ from wiserl.dist.weights import unpack
 
 pytestmark = pytest.mark.gpu
 
+REPLAY: dict[str, Any] = {"learning_starts": 200, "train_freq": 2, "gamma": 0.3}
 OPTIONS: dict[str, dict[str, Any]] = {
+    "sac": {**REPLAY, "batch_size": 64, "hidden_sizes": (32, 32), "ent_coef": 0.05},
+    "qrdqn": {**REPLAY, "tau": 0.02, "target_update_interval": 2, "n_quantiles": 10},
+    "sarsa": {"gamma": 0.3, "n_epochs": 2},
     "ppo": {"n_steps": 64, "batch_size": 64, "n_epochs": 4, "gamma": 0.5, "normalize_observation": True},
     "dqn": {
         "learning_starts": 200,

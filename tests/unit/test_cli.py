@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image as PillowImage
 
+from wiserl.agent import algorithm_names
 from wiserl.cli import main as command_line
 from wiserl.util.errors import EnvError, InputError, Interrupted
 
@@ -146,7 +147,10 @@ def test_plot_draws_the_curve_where_it_was_asked_for(run):
 def test_list_names_algorithms_and_presets(cli):
     code, out, _ = cli("list", "algos")
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()] == ["dqn", "ppo"]
+    listed, _, said_of_all = out.partition("\n\n")
+    assert [line.split()[0] for line in listed.splitlines()[::2]] == algorithm_names()
+    assert all("actions: " in line for line in listed.splitlines()[1::2])
+    assert "Each takes any observation" in said_of_all
     code, out, _ = cli("list", "presets")
     assert code == 0
     assert "CartPole-v1" in out

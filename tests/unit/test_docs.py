@@ -145,8 +145,12 @@ def test_custom_agent_runs(backend: str, options: tuple[str, ...], tmp_path: Pat
 
 
 TRAINING = {
+    "ddpg": ("ddpg/ddpg.py", "--total-steps", "1100", "--noise", "ornstein_uhlenbeck"),
+    "td3": ("td3/td3.py", "--total-steps", "1100", "--policy-delay", "3"),
+    "sac": ("sac/sac.py", "--total-steps", "700", "--ent-coef", "auto"),
     "ppo": ("ppo/ppo.py", "--total-steps", "512"),
     "dqn": ("dqn/dqn.py", "--total-steps", "1200", "--prioritized", "--dueling", "--n-step", "3"),
+    "sarsa": ("sarsa/sarsa.py", "--total-steps", "1024", "--sampled"),
     "spread": ("multi_agent/multi_agent.py", "--env", "mpe2/simple_spread_v3", "--total-steps", "1000"),
 }
 

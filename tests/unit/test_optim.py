@@ -1,4 +1,4 @@
-"""Flat parameters and Adam on them: the same numbers as PyTorch's own, parameter by parameter."""
+"""Flat parameters, Adam on them with the same numbers as PyTorch's own, networks with a target and a frozen view."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from wiserl.ops.optim import FlatAdam, flatten_parameters
+from wiserl.ops.optim import FlatAdam, TrainedNetwork, flatten_parameters, frozen_view
 
 
 def make_network(seed: int = 0) -> nn.Module:
@@ -63,3 +63,89 @@ def test_a_restored_optimiser_goes_on_bit_for_bit():
         optimizer.step(make_loss(network, step), 1e-2)
         restored.step(make_loss(twin, step), 1e-2)
     assert torch.equal(optimizer.flat, restored.flat)
+
+
+class Scaled(nn.Module):
+    """A module with a buffer: weight * scale * inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([2.0]))
+        self.register_buffer("scale", torch.tensor([3.0]))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.weight * self.scale * inputs
+
+
+def test_a_frozen_view_passes_gradient_to_its_input_and_none_to_the_parameters():
+    network = Scaled()
+    flat = flatten_parameters(network)
+    flat.grad = torch.zeros_like(flat)
+    network.weight.grad = flat.grad
+    inputs = torch.tensor([5.0], requires_grad=True)
+    view = frozen_view(network)
+    output = view(inputs)
+    output.backward()
+    assert not view.weight.requires_grad
+    assert output.item() == 30.0
+    assert inputs.grad.item() == 6.0
+    assert flat.grad.item() == 0.0
+    assert network.weight.requires_grad
+
+
+def test_a_frozen_view_is_the_same_memory():
+    network = Scaled()
+    flat = flatten_parameters(network)
+    view = frozen_view(network)
+    with torch.no_grad():
+        flat.fill_(4.0)
+        network.scale.fill_(1.0)
+    assert view(torch.ones(1)).item() == 4.0
+    assert sum(parameter.numel() for parameter in view.parameters()) == 1
+
+
+def make_trained(seed: int = 0) -> TrainedNetwork[nn.Module]:
+    network = make_network(seed)
+    return TrainedNetwork(network, flatten_parameters(network), 1e-2, float("inf"))
+
+
+def test_a_step_moves_the_network_and_its_frozen_view_but_not_the_target():
+    trained = make_trained()
+    before = trained.flat.detach().clone()
+    trained.optimizer.step(make_loss(trained.online, 0), 1e-2)
+    inputs = torch.randn(4, 3)
+    assert not torch.equal(trained.flat, before)
+    assert torch.equal(trained.frozen(inputs), trained.online(inputs))
+    assert torch.equal(trained.target_flat, before)
+    assert not torch.equal(trained.target(inputs), trained.online(inputs))
+
+
+@pytest.mark.parametrize(("tau", "expected"), [(0.0, 1.0), (0.25, 2.0), (1.0, 5.0)])
+def test_the_target_follows_by_its_share(tau, expected):
+    trained = make_trained()
+    with torch.no_grad():
+        trained.flat.fill_(5.0)
+        trained.target_flat.fill_(1.0)
+    trained.follow(tau)
+    assert all((parameter == expected).all() for parameter in trained.target.parameters())
+    assert all((parameter == 5.0).all() for parameter in trained.online.parameters())
+
+
+def test_no_gradient_reaches_a_target():
+    trained = make_trained()
+    loss = trained.target(torch.randn(4, 3)).sum()
+    assert not loss.requires_grad
+    assert not any(parameter.requires_grad for parameter in trained.target.parameters())
+
+
+def test_a_restored_network_goes_on_bit_for_bit_with_target_and_frozen_view():
+    trained, restored = make_trained(), make_trained(seed=1)
+    trained.optimizer.step(make_loss(trained.online, 0), 1e-2)
+    trained.follow(0.3)
+    restored.load_state_dict(copy.deepcopy(trained.state_dict()))
+    for each in (trained, restored):
+        each.optimizer.step(make_loss(each.online, 1), 1e-2)
+        each.follow(0.3)
+    inputs = torch.randn(4, 3)
+    for name in ("online", "frozen", "target"):
+        assert torch.equal(getattr(trained, name)(inputs), getattr(restored, name)(inputs))

@@ -54,6 +54,16 @@ def test_the_env_takes_what_the_policy_chooses(tmp_path, algo, env):
         obs, *_ = made.step(action)
 
 
+def test_a_policy_that_learned_from_replay_draws_from_what_it_learned(tmp_path):
+    """Before `learning_starts` such an algorithm acts at random; a loaded one is past it."""
+    agent = TrainingAgent(True, plan=make_plan(tmp_path, "dqn", BoxObs, {"exploration_final_eps": 0.0}))
+    agent._start_learning()
+    agent.algorithm.env_steps = 1000
+    agent.save()
+    policy, obs = load(tmp_path), BoxObs().reset(seed=0)[0]
+    assert {int(policy.choose_action(obs, deterministic=False)) for _ in range(30)} == {policy.choose_action(obs)}
+
+
 def test_it_acts_as_the_learner_would_on_one_observation_and_on_many(tmp_path):
     agent = save_policy(tmp_path, "ppo", DictObs, config={"normalize_observation": True})
     policy = load(tmp_path)

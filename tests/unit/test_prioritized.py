@@ -126,6 +126,23 @@ def test_weights_correct_the_bias_and_are_at_most_one() -> None:
         assert batch["weight"].dtype == np.float32
 
 
+def test_batches_drawn_in_one_go_are_each_spread_over_the_priorities_and_weighted_by_themselves() -> None:
+    replay = PrioritizedReplay(64, 1, seed=0, alpha=1.0, beta=0.5)
+    replay.add(fragment(64))
+    rows = rows_by_obs(replay)
+    errors = 10.0 ** (np.arange(64) % 3 - 1)
+    replay.update_priorities(np.array([rows[step] for step in range(64)]), errors)
+    batch = replay.sample(80, batches=20)
+    steps = batch["obs"][:, 0].astype(int).reshape(20, 80)
+    priority = errors[steps] + EPSILON
+    np.testing.assert_allclose(
+        batch["weight"].reshape(20, 80), (priority / priority.min(1)[:, None]) ** -0.5, rtol=1e-5
+    )
+    assert len({tuple(batch) for batch in steps.tolist()}) > 1
+    # An 80th of the total is 2.9: each step of error 10 spans two whole parts at least, and so is in every batch.
+    assert all(set(range(2, 64, 3)) <= set(batch) for batch in steps.tolist())
+
+
 def test_new_transitions_get_the_largest_priority_seen() -> None:
     replay = PrioritizedReplay(1000, 1, seed=0, alpha=1.0)
     replay.add(fragment(10))

@@ -91,8 +91,8 @@ class DDPG(OffPolicy):
     def _build(self) -> nn.Module:
         config = self.config
         self.noise = ActionNoise(config.action_noise, config.noise_std, config.noise_theta)
-        size = bounded_action_size(self.spec.action_space, type(self).__name__.lower())
-        return Actor(self.spec, config, size)
+        self.size = bounded_action_size(self.spec.action_space, type(self).__name__.lower())
+        return Actor(self.spec, config, self.size)
 
     def _start_learning(self) -> None:
         super()._start_learning()

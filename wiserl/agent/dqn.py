@@ -1,26 +1,31 @@
-"""Deep Q-learning (Mnih et al. 2015), with double (van Hasselt et al. 2016), dueling (Wang et al. 2016), n-step and
-prioritised (Schaul et al. 2016) as switches.
+"""Deep Q-learning (Mnih et al. 2015), with double (van Hasselt et al. 2016), dueling (Wang et al. 2016), n-step, prioritised
+(Schaul et al. 2016), categorical (Bellemare et al. 2017) and noisy (Fortunato et al. 2018) as switches; all of them together
+are Rainbow (Hessel et al. 2018).
 
-Top to bottom: config, networks, loss, agent. `docs/algorithms/dqn.md` explains the method.
+Top to bottom: config, losses, agent; the networks are in `net/q_network.py`. `docs/algorithms/dqn.md` explains the method.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from gymnasium import spaces
+from msgspec import Meta
 from torch import Tensor, nn
 
 from wiserl.core.algorithm import leading_axes
 from wiserl.core.batch import Array, Nested
-from wiserl.core.config import Fraction, PositiveFloat, PositiveInt
+from wiserl.core.config import Fraction, NonNegative, PositiveFloat, PositiveInt
 from wiserl.core.off_policy import OffPolicy, OffPolicyConfig
-from wiserl.env.spaces import EnvSpec
 from wiserl.net.acting import numpy_forward
-from wiserl.net.encoder import Encoder
+from wiserl.net.noisy import Noise
+from wiserl.net.q_network import CategoricalNetwork, QNetwork, taken
+from wiserl.ops.distributional import project
 from wiserl.ops.normalize import to_tensors
 from wiserl.ops.optim import TrainedNetwork
 from wiserl.ops.schedules import linear
@@ -28,8 +33,8 @@ from wiserl.util.errors import InputError
 
 
 @dataclass(frozen=True)
-class DQNConfig(OffPolicyConfig):
-    """Hyper-parameters of DQN, named as in Stable-Baselines3 where it has them. Steps are env steps over all envs."""
+class QLearningConfig(OffPolicyConfig):
+    """Hyper-parameters of learning Q-values, named as in Stable-Baselines3 where it has them. Steps are env steps over all envs."""
 
     learning_rate: PositiveFloat = 1e-4  # Adam's step size at the start
     batch_size: PositiveInt = 32  # transitions per update
@@ -43,32 +48,50 @@ class DQNConfig(OffPolicyConfig):
     max_grad_norm: PositiveFloat = 10.0  # bound on the gradient's L2 norm; inf: none
     double: bool = False  # choose the next action with the online network, value it with the target
     dueling: bool = False  # value and advantage streams
+    noisy: bool = False  # learned noise on the weights explores instead of epsilon, which is 0 after learning_starts
+    sigma0: NonNegative = 0.5  # noisy: initial scale of the noise
     hidden_sizes: tuple[PositiveInt, ...] = (64, 64)  # widths of the network (on top of a CNN: none)
 
 
-class QNetwork(nn.Module):
-    """Values of all actions `[N, n]`, in one stream or two."""
-
-    def __init__(self, spec: EnvSpec, config: DQNConfig) -> None:
-        super().__init__()
-        assert isinstance(spec.action_space, spaces.Discrete)
-        self.encoder = Encoder(spec.observation_space, config.hidden_sizes, config.activation)
-        self.advantage = nn.Linear(self.encoder.size, int(spec.action_space.n))
-        self.value = nn.Linear(self.encoder.size, 1) if config.dueling else None
-
-    def forward(self, obs: Nested) -> Tensor:
-        """Q-values `[N, n]`."""
-        features = self.encoder(obs)
-        advantage: Tensor = self.advantage(features)
-        if self.value is None:
-            return advantage
-        value: Tensor = self.value(features)
-        return value + advantage - advantage.mean(-1, keepdim=True)
+RAINBOW = {"double": True, "dueling": True, "prioritized": True, "n_step": 3, "categorical": True, "noisy": True}
 
 
-def loss(
-    network: QNetwork, target: QNetwork, batch: dict[str, Any], config: DQNConfig
-) -> tuple[Tensor, Tensor, Tensor]:
+@dataclass(frozen=True)
+class DQNConfig(QLearningConfig):
+    """Hyper-parameters of DQN. `rainbow` sets those of `RAINBOW` that are not given; a value that is given stays.
+
+    Raises:
+        InputError: the support of a categorical network is empty.
+    """
+
+    categorical: bool = False  # C51: learn the distribution of returns, not only its mean
+    num_atoms: Annotated[int, Meta(ge=2)] = 51  # categorical: values that a return can have
+    v_min: float = -10.0  # categorical: the smallest of them
+    v_max: float = 10.0  # categorical: the largest of them
+    rainbow: bool = False  # double, dueling, prioritized, categorical, noisy and n_step 3, where they are not given
+
+    def __new__(cls, **given: Any) -> DQNConfig:
+        self = super().__new__(cls)
+        if given.get("rainbow"):
+            # Noted here: once the fields are filled in, a default that was given cannot be told from one that was not.
+            implied = {name: value for name, value in RAINBOW.items() if name not in given}
+            object.__setattr__(self, "_implied", implied)
+        return self
+
+    def __post_init__(self) -> None:
+        for name, value in self.__dict__.pop("_implied", {}).items():
+            object.__setattr__(self, name, value)
+        if self.v_max <= self.v_min:
+            raise InputError(f"v_min={self.v_min} and v_max={self.v_max} are not valid: v_max must be above v_min")
+
+
+def weighted_mean(losses: Tensor, batch: dict[str, Any]) -> Tensor:
+    """Mean of losses `[N]`, each times its transition's weight if prioritised."""
+    return (losses * batch["weight"] if "weight" in batch else losses).mean()
+
+
+def td_loss(network: QNetwork, target: QNetwork, batch: dict[str, Any],
+            config: QLearningConfig) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Huber loss of the n-step temporal difference (Mnih et al. 2015, algorithm 1; error clipping as in its methods section).
 
     Args:
@@ -78,51 +101,86 @@ def loss(
         config: double is read.
 
     Returns:
-        The loss, the Q-values of the actions taken `[N]` and what they should have been `[N]`: their difference is the
-        new priority.
+        The loss, the TD errors `[N]` and the Q-values of the actions taken `[N]`.
     """
     with torch.no_grad():
         following = target(batch["next_obs"])
-        if config.double:
-            best = network(batch["next_obs"]).argmax(1, keepdim=True)
-            bootstrap = following.gather(1, best).squeeze(1)
-        else:
-            bootstrap = following.amax(1)
+        chooser = network(batch["next_obs"]) if config.double else following
+        bootstrap = following.gather(1, chooser.argmax(1, keepdim=True)).squeeze(1)
         goal = batch["reward"] + batch["discount"] * ~batch["terminated"] * bootstrap
-    taken = network(batch["obs"]).gather(1, batch["action"].unsqueeze(1)).squeeze(1)
-    if "weight" in batch:
-        total = (batch["weight"] * F.smooth_l1_loss(taken, goal, reduction="none")).mean()
-    else:
-        total = F.smooth_l1_loss(taken, goal)
-    return total, taken.detach(), goal
+    values = network(batch["obs"]).gather(1, batch["action"].unsqueeze(1)).squeeze(1)
+    total = weighted_mean(F.smooth_l1_loss(values, goal, reduction="none"), batch)
+    return total, goal - values.detach(), values.detach()
 
 
-class DQN(OffPolicy):
-    """Learns Q-values from replay; acts greedily but for an epsilon."""
+def categorical_loss(network: CategoricalNetwork, target: CategoricalNetwork, batch: dict[str, Any],
+                     config: DQNConfig) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Cross-entropy from the projected distribution of the n-step target (Bellemare et al. 2017, algorithm 1).
 
-    config_class = DQNConfig
-    title = "Deep Q-learning (double, dueling, n-step, prioritised)"
-    spaces_line = "Discrete"
-    config: DQNConfig
+    Args:
+        network: what is learned.
+        target: what the next state's distribution is taken from.
+        batch: as for `td_loss`.
+        config: double is read.
+
+    Returns:
+        The loss; each row's Kullback-Leibler divergence `[N]`, Rainbow's priority (Hessel et al. 2018); the Q-values of the
+        actions taken `[N]`.
+    """
+    with torch.no_grad():
+        following = target.outputs(batch["next_obs"])
+        chooser = network.outputs(batch["next_obs"]) if config.double else following
+        best = network.values(chooser).argmax(1)
+        discount = batch["discount"] * ~batch["terminated"]
+        goal = project(taken(following, best).softmax(1), batch["reward"], discount, network.support)
+    logits = taken(network.outputs(batch["obs"]), batch["action"])
+    cross_entropy = -(goal * logits.log_softmax(1)).sum(1)
+    divergence = cross_entropy.detach() + torch.xlogy(goal, goal).sum(1)
+    return weighted_mean(cross_entropy, batch), divergence, network.values(logits.detach())
+
+
+class QLearning(OffPolicy):
+    """Learns Q-values from replay; acts greedily but for an epsilon, or for the noise of its weights.
+
+    A subclass says which network is trained by which loss.
+    """
+
+    config: QLearningConfig
     policy: QNetwork
+
+    @abstractmethod
+    def _network(self, **common: Any) -> QNetwork:
+        """The network, made from what all Q-networks are given first."""
+
+    @abstractmethod
+    def _loss_function(self) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+        """The loss, as `td_loss` takes its arguments and gives the loss, errors and Q-values."""
 
     def _build(self) -> nn.Module:
         if not isinstance(self.spec.action_space, spaces.Discrete):
             raise InputError(
-                f"dqn cannot act in {self.spec.action_space}: it needs a Discrete action space. ppo does Box, MultiDiscrete and MultiBinary"
+                f"{type(self).__name__.lower()} cannot act in {self.spec.action_space}: it needs a Discrete action space. "
+                "ppo does Box, MultiDiscrete and MultiBinary"
             )
         self.num_actions = int(self.spec.action_space.n)
-        return QNetwork(self.spec, self.config)
+        config = self.config
+        return self._network(
+            spec=self.spec, hidden_sizes=config.hidden_sizes, activation=config.activation, dueling=config.dueling,
+            sigma0=config.sigma0 if config.noisy else None,
+        )  # fmt: skip
 
     def _start_learning(self) -> None:
         super()._start_learning()
         config = self.config
         self.network = TrainedNetwork(self.policy, self.flat, config.learning_rate, config.max_grad_norm)
-        self._loss = self._maybe_compiled(loss)
+        self.target_noise = Noise(self.network.target)
+        self._loss = self._maybe_compiled(self._loss_function())
 
     def _own_tensors(self) -> None:
         super()._own_tensors()
-        self._forward = None if self.config.dueling else numpy_forward(self.policy.encoder, self.policy.advantage)
+        self.noise = Noise(self.policy)
+        policy = self.policy
+        self._forward = numpy_forward(policy.encoder, policy.advantage) if policy.plain else None
 
     @property
     def epsilon(self) -> float:
@@ -130,12 +188,14 @@ class DQN(OffPolicy):
         config = self.config
         if self.warming_up:
             return 1.0
+        if config.noisy:
+            return 0.0
         return linear(
             config.exploration_initial_eps, config.exploration_final_eps, self.progress, config.exploration_fraction
         )
 
     def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
-        """Epsilon-greedy (or greedy) actions."""
+        """Epsilon-greedy (or greedy) actions; with noisy weights, greedy by one draw of them (or by their means)."""
         shape = leading_axes(obs)
         epsilon = 0.0 if deterministic else self.epsilon
         if epsilon >= 1.0:
@@ -143,7 +203,7 @@ class DQN(OffPolicy):
         if self._forward is not None:
             values = self._forward(obs.reshape(shape[0] * shape[1], -1))
         else:
-            with torch.inference_mode():
+            with torch.inference_mode(), self.noise.drawn(None if deterministic else self.rng):
                 values = self.policy(to_tensors(obs, self.device, skip_axes=2)).cpu().numpy()
         action: Array = values.argmax(1).reshape(shape)
         if epsilon > 0.0:
@@ -155,16 +215,35 @@ class DQN(OffPolicy):
     def learn(self, batch: dict[str, Any], rate: float) -> tuple[Tensor, dict[str, Tensor | float]]:
         """One Adam step on the loss; the target network follows at its intervals."""
         config = self.config
-        total, taken, goal = self._loss(self.policy, self.network.target, batch, config)
+        with self.noise.drawn(self.generator), self.target_noise.drawn(self.generator):
+            total, errors, values = self._loss(self.policy, self.network.target, batch, config)
         self.network.optimizer.step(total, rate)
         interval = max(round(config.target_update_interval * config.gradient_steps / config.train_freq), 1)
         if (self.updates + 1) % interval == 0:
             self.network.follow(config.tau)
-        logs = {"losses/td_loss": total.detach(), "losses/q_values": taken, "charts/epsilon": self.epsilon}
-        return goal - taken, logs
+        logs = {"losses/td_loss": total.detach(), "losses/q_values": values, "charts/epsilon": self.epsilon}
+        return errors, logs
 
     def learner_state(self) -> dict[str, Any]:
         return self.network.state_dict()
 
     def load_learner_state(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state)
+
+
+class DQN(QLearning):
+    """Deep Q-learning, with the switches that make it Rainbow."""
+
+    config_class: ClassVar[type] = DQNConfig
+    title = "Deep Q-learning (double, dueling, n-step, prioritised, categorical, noisy: Rainbow)"
+    spaces_line = "Discrete"
+    config: DQNConfig
+
+    def _network(self, **common: Any) -> QNetwork:
+        config = self.config
+        if config.categorical:
+            return CategoricalNetwork(**common, outputs=config.num_atoms, v_min=config.v_min, v_max=config.v_max)
+        return QNetwork(**common)
+
+    def _loss_function(self) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+        return categorical_loss if self.config.categorical else td_loss

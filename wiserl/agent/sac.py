@@ -1,5 +1,5 @@
-"""Soft actor-critic (Haarnoja et al. 2018), with its automatic temperature (Haarnoja et al. 2019), and for Discrete actions
-with the expectation over all of them (Christodoulou 2019).
+"""Soft actor-critic (Haarnoja et al. 2018) with an automatic temperature (Haarnoja et al. 2019, whose equations are cited
+below), and for Discrete actions with the expectation over all of them (Christodoulou 2019).
 
 Top to bottom: config, networks, losses, agent. `docs/algorithms/sac.md` explains the method.
 """
@@ -22,7 +22,7 @@ from wiserl.core.config import Fraction, NonNegative, PositiveFloat, PositiveInt
 from wiserl.core.off_policy import OffPolicy, OffPolicyConfig
 from wiserl.env.spaces import EnvSpec, bounded_action_size
 from wiserl.net.acting import numpy_forward
-from wiserl.net.critic import Critics
+from wiserl.net.critic import Critics, DiscreteCritics
 from wiserl.net.encoder import Encoder
 from wiserl.net.heads import Categorical
 from wiserl.ops.normalize import to_tensors
@@ -39,9 +39,7 @@ class SACConfig(OffPolicyConfig):
     target_update_interval: PositiveInt = 1  # updates between those of the targets
     ent_coef: NonNegative | Literal["auto"] = "auto"  # the temperature: a number, or learned
     ent_coef_init: PositiveFloat = 1.0  # where the learned temperature starts
-    target_entropy: float | Literal["auto"] = (
-        "auto"  # nats; auto: minus the size of a Box action, 0.5 log n of a Discrete
-    )
+    target_entropy: float | Literal["auto"] = "auto"  # nats; auto: minus the size of a Box action, or 0.5 log n
     max_grad_norm: PositiveFloat = float("inf")  # bound on each gradient's L2 norm; inf: none
 
 
@@ -59,21 +57,8 @@ class Actor(nn.Module):
         return outputs
 
 
-class DiscreteCritics(nn.Module):
-    """Two Q-functions with a value for each action."""
-
-    def __init__(self, spec: EnvSpec, config: SACConfig, num_actions: int) -> None:
-        super().__init__()
-        parts = [Actor(spec, config, num_actions) for _ in range(2)]
-        self.parts = nn.ModuleList(parts)
-
-    def forward(self, obs: Nested) -> Tensor:
-        """Values `[N, n, 2]`."""
-        return torch.stack([part(obs) for part in self.parts], -1)
-
-
 class Temperature(nn.Module):
-    """Logarithm of the weight of the entropy."""
+    """The learned weight of the entropy, as its logarithm `[1]`."""
 
     def __init__(self, start: float) -> None:
         super().__init__()
@@ -81,7 +66,7 @@ class Temperature(nn.Module):
 
 
 def squashed(outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Actions `tanh(mean + std * noise)` `[N, size]` and their log-probabilities `[N]` (Haarnoja et al. 2018, appendix C)."""
+    """Actions `tanh(mean + std * noise)` `[N, size]` and their log-probabilities `[N]` (appendix C)."""
     mean, log_std = outputs.chunk(2, 1)
     log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
     raw = mean + log_std.exp() * noise
@@ -91,53 +76,56 @@ def squashed(outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     return torch.tanh(raw), log_prob
 
 
-def _weighted(squared: Tensor, batch: dict[str, Any]) -> Tensor:
+def _half_mean(squared: Tensor, batch: dict[str, Any]) -> Tensor:
     return 0.5 * (squared * batch["weight"] if "weight" in batch else squared).mean()
 
 
 def critic_loss(critics: Critics, target: Critics, actor: Actor, batch: dict[str, Any], alpha: Tensor, noise: Tensor
                 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Half the squared soft TD errors of both critics, summed (Haarnoja et al. 2018, equations 5 and 6).
+    """Half the squared soft TD errors of both critics, summed (equations 5 and 6).
 
     Args:
         critics: what is learned.
         target: the smaller of its two values is the bootstrap.
         actor: chooses the next action.
         batch: tensors `[N, ...]`: obs, action, reward (of n steps), next_obs, terminated, discount, weight if prioritised.
-        alpha: the temperature.
+        alpha: the temperature `[1]`.
         noise: `[N, size]`, normal: of the next action.
 
     Returns:
-        The loss and the TD errors `[N]`, of the two critics the mean.
+        The loss and the absolute TD errors `[N]`, of the two critics the mean.
     """
     with torch.no_grad():
         action, log_prob = squashed(actor(batch["next_obs"]), noise)
         following = target(batch["next_obs"], action).amin(1) - alpha * log_prob
         goal = batch["reward"] + batch["discount"] * ~batch["terminated"] * following
     errors = goal.unsqueeze(1) - critics(batch["obs"], batch["action"])
-    return _weighted((errors * errors).sum(1), batch), errors.detach().mean(1)
+    return _half_mean((errors * errors).sum(1), batch), errors.detach().abs().mean(1)
 
 
 def actor_loss(actor: Actor, critics: Critics, obs: Nested, alpha: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """`alpha log pi(a) - min Q(a)` for the actor's own actions (equation 7), and their entropies `[N]`; `critics` are frozen."""
+    """`alpha log pi(a) - min Q(a)` for the actor's own actions (equation 9), and their `-log pi(a)` `[N]`.
+
+    `critics` are frozen: the gradient goes through them to the actor.
+    """
     action, log_prob = squashed(actor(obs), noise)
     return (alpha * log_prob - critics(obs, action).amin(1)).mean(), -log_prob.detach()
 
 
 def discrete_critic_loss(critics: DiscreteCritics, target: DiscreteCritics, actor: Actor, batch: dict[str, Any], alpha: Tensor
                          ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """As `critic_loss`, the next value being the expectation over all actions (Christodoulou 2019, equation 12)."""
+    """As `critic_loss`, the next value being the expectation over all actions (Christodoulou 2019, equation 10)."""
     with torch.no_grad():
         log_p = F.log_softmax(actor(batch["next_obs"]), 1)
         following = (log_p.exp() * (target(batch["next_obs"]).amin(2) - alpha * log_p)).sum(1)
         goal = batch["reward"] + batch["discount"] * ~batch["terminated"] * following
     index = batch["action"].view(-1, 1, 1).expand(-1, 1, 2)
     errors = goal.unsqueeze(1) - critics(batch["obs"]).gather(1, index).squeeze(1)
-    return _weighted((errors * errors).sum(1), batch), errors.detach().mean(1)
+    return _half_mean((errors * errors).sum(1), batch), errors.detach().abs().mean(1)
 
 
 def discrete_actor_loss(actor: Actor, critics: DiscreteCritics, obs: Nested, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """As `actor_loss`, in expectation over all actions (equation 13), and the entropies `[N]`."""
+    """As `actor_loss`, in expectation over all actions (Christodoulou 2019, equation 12), and the entropies `[N]`."""
     log_p = F.log_softmax(actor(obs), 1)
     p = log_p.exp()
     with torch.no_grad():
@@ -146,7 +134,7 @@ def discrete_actor_loss(actor: Actor, critics: DiscreteCritics, obs: Nested, alp
 
 
 def temperature_loss(log_alpha: Tensor, entropy: Tensor, target_entropy: float) -> Tensor:
-    """Raises the temperature while the entropy `[N]` is below its target (Haarnoja et al. 2019, equation 18)."""
+    """Raises the temperature while the entropy `[N]` is below its target (equation 18, of the logarithm)."""
     return (log_alpha * (entropy - target_entropy)).mean()
 
 
@@ -166,30 +154,29 @@ class SAC(OffPolicy):
         self._categorical = Categorical(self.size)
         return Actor(self.spec, self.config, self.size if self.discrete else 2 * self.size)
 
-    def _build_critics(self) -> Critics | DiscreteCritics:
-        config = self.config
-        if self.discrete:
-            return DiscreteCritics(self.spec, config, self.size)
-        return Critics(self.spec, 2, config.hidden_sizes, config.activation)
-
     def _start_learning(self) -> None:
         super()._start_learning()
-        config = self.config
-        self.actor_optimizer = FlatAdam(
-            self.policy, self.flat, config.learning_rate, max_grad_norm=config.max_grad_norm
-        )
-        critics = self._initialised("critics", self._build_critics).to(self.device)
-        self.critics = TrainedNetwork(critics, flatten_parameters(critics), config.learning_rate, config.max_grad_norm)
-        fixed = config.ent_coef if isinstance(config.ent_coef, float) else None
-        self.learns_temperature = fixed is None
-        self.temperature = Temperature(config.ent_coef_init if fixed is None else max(fixed, 1e-30)).to(self.device)
-        self.temperature_optimizer = FlatAdam(
-            self.temperature, flatten_parameters(self.temperature), config.learning_rate
-        )
+        config, clip = self.config, self.config.max_grad_norm
+        self.actor_optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, max_grad_norm=clip)
+        kind: type[Critics | DiscreteCritics] = DiscreteCritics if self.discrete else Critics
+        critics = self._initialised("critics", lambda: kind(self.spec, 2, config.hidden_sizes, config.activation))
+        critics.to(self.device)
+        self.critics = TrainedNetwork(critics, flatten_parameters(critics), config.learning_rate, clip)
+        self.temperature = Temperature(config.ent_coef_init).to(self.device)
+        flat = flatten_parameters(self.temperature)
+        self.temperature_optimizer = FlatAdam(self.temperature, flat, config.learning_rate)
         automatic = 0.5 * math.log(self.size) if self.discrete else -float(self.size)
-        self.target_entropy = config.target_entropy if isinstance(config.target_entropy, float) else automatic
+        self.target_entropy = automatic if config.target_entropy == "auto" else config.target_entropy
         self._critic_loss = self._maybe_compiled(discrete_critic_loss if self.discrete else critic_loss)
         self._actor_loss = self._maybe_compiled(discrete_actor_loss if self.discrete else actor_loss)
+
+    @property
+    def alpha(self) -> Tensor:
+        """The temperature `[1]`: the given one, or what has been learned."""
+        given = self.config.ent_coef
+        if given == "auto":
+            return self.temperature.log_alpha.detach().exp()
+        return torch.full((1,), float(given), device=self.device)
 
     def _own_tensors(self) -> None:
         super()._own_tensors()
@@ -226,7 +213,7 @@ class SAC(OffPolicy):
 
     def learn(self, batch: dict[str, Any], rate: float) -> tuple[Tensor, dict[str, Tensor | float]]:
         """One Adam step on each loss: critics, actor, temperature."""
-        config, alpha = self.config, self.temperature.log_alpha.detach().exp()
+        config, alpha = self.config, self.alpha
         value_loss, errors = self._critic_loss(
             self.critics.online, self.critics.target, self.policy, batch, alpha, *self._noise(batch)
         )
@@ -235,18 +222,13 @@ class SAC(OffPolicy):
             self.policy, self.critics.frozen, batch["obs"], alpha, *self._noise(batch)
         )
         self.actor_optimizer.step(policy_loss, rate)
-        if self.learns_temperature:
-            self.temperature_optimizer.step(
-                temperature_loss(self.temperature.log_alpha, entropy, self.target_entropy), rate
-            )
+        if config.ent_coef == "auto":
+            loss = temperature_loss(self.temperature.log_alpha, entropy, self.target_entropy)
+            self.temperature_optimizer.step(loss, rate)
         if (self.updates + 1) % config.target_update_interval == 0:
             self.critics.follow(config.tau)
-        return errors, {
-            "losses/qf_loss": value_loss.detach(),
-            "losses/actor_loss": policy_loss.detach(),
-            "losses/entropy": entropy,
-            "losses/alpha": alpha,
-        }
+        losses = {"losses/qf_loss": value_loss.detach(), "losses/actor_loss": policy_loss.detach()}
+        return errors, {**losses, "losses/entropy": entropy, "losses/alpha": alpha}
 
     def learner_state(self) -> dict[str, Any]:
         return {

@@ -1,8 +1,7 @@
 """Twin delayed deterministic policy gradient (Fujimoto et al. 2018): DDPG with two critics, whose smaller value counts, a
 noisy target action, and an actor that learns less often.
 
-Top to bottom: config, loss, agent. The actor, its loss, its noise and how it acts are DDPG's. `docs/algorithms/td3.md` explains the
-method.
+Top to bottom: config, loss, agent. The actor, its loss and how it acts are DDPG's. `docs/algorithms/td3.md` explains the method.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def critic_loss(critics: Critics, target: Critics, target_actor: Actor, batch: d
         clip: bound on the noise.
 
     Returns:
-        The loss and the TD errors `[N]`, of the two critics the mean.
+        The loss and the absolute TD errors `[N]`, of the two critics the mean.
     """
     with torch.no_grad():
         next_action = (target_actor(batch["next_obs"]) + noise.clamp(-clip, clip)).clamp(-1.0, 1.0)
@@ -48,7 +47,7 @@ def critic_loss(critics: Critics, target: Critics, target_actor: Actor, batch: d
         goal = batch["reward"] + batch["discount"] * ~batch["terminated"] * following
     errors = goal.unsqueeze(1) - critics(batch["obs"], batch["action"])
     squared = (errors * errors).sum(1)
-    return (squared * batch["weight"] if "weight" in batch else squared).mean(), errors.detach().mean(1)
+    return (squared * batch["weight"] if "weight" in batch else squared).mean(), errors.detach().abs().mean(1)
 
 
 class TD3(DDPG):
@@ -66,7 +65,7 @@ class TD3(DDPG):
     def learn(self, batch: dict[str, Any], rate: float) -> tuple[Tensor, dict[str, Tensor | float]]:
         """One Adam step of the critics; each `policy_delay`-th time one of the actor, and the targets follow."""
         config = self.config
-        noise = torch.randn(batch["action"].flatten(1).shape, generator=self.generator, device=self.device)
+        noise = torch.randn(len(batch["reward"]), self.size, generator=self.generator, device=self.device)
         value_loss, errors = self._critic_loss(
             self.critics.online, self.critics.target, self.actor.target, batch, noise * config.target_policy_noise,
             config.target_noise_clip,

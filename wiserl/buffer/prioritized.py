@@ -12,7 +12,9 @@ from wiserl.buffer.replay import Replay
 from wiserl.core.batch import Array, Fragment, Nested
 from wiserl.util.errors import InputError
 
-_FAN = 16  # children per node: 1 M priorities are 5 levels, each one numpy call for a whole batch
+_FAN = 16  # children per node
+_TOP = 4096  # most nodes without a parent; a million priorities are two levels below these
+_MANY = 4096  # indices from which it pays to find those that share a parent
 _EPSILON = 1e-6  # keeps a transition with no error samplable; small next to errors of the order of 1
 
 
@@ -28,21 +30,21 @@ class SumTree:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._levels: list[Array] = []
-        while not self._levels or size > 1:
-            blocks = -(-size // _FAN)
-            self._levels.append(np.zeros((blocks, _FAN)))
-            size = blocks
+        self._levels: list[Array] = []  # from the numbers upwards, `[nodes, children]`
+        while not self._levels or size > _TOP:
+            size = -(-size // _FAN)
+            self._levels.append(np.zeros((size, _FAN)))
+        self._top = np.zeros(size)
 
     @property
     def total(self) -> float:
         """Sum of all numbers."""
-        return float(self._levels[-1].sum())
+        return float(self._top.sum())
 
     @property
     def nbytes(self) -> int:
         """Bytes allocated."""
-        return sum(level.nbytes for level in self._levels)
+        return self._top.nbytes + sum(level.nbytes for level in self._levels)
 
     def get(self, indices: Array) -> Array:
         """The numbers at `indices [B]`, float64 `[B]`."""
@@ -51,12 +53,13 @@ class SumTree:
     def update(self, indices: Array, values: Array) -> None:
         """Set the numbers at `indices` int64 `[B]` to `values [B]`, finite and not below 0."""
         self._levels[0].put(indices, values)
-        for children, parents in pairwise(self._levels):
+        for children, parents in pairwise((*self._levels, self._top)):
             indices = indices // _FAN
-            # Neighbours share parents: a fragment, or a whole replay that is loaded, shrinks by the fan at each level.
-            first = np.ones(len(indices), np.bool_)
-            np.not_equal(indices[1:], indices[:-1], out=first[1:])
-            indices = indices[first]
+            if len(indices) > _MANY:
+                # Neighbours share parents: a whole replay that is loaded shrinks by the fan at each level.
+                first = np.ones(len(indices), np.bool_)
+                np.not_equal(indices[1:], indices[:-1], out=first[1:])
+                indices = indices[first]
             parents.put(indices, children.take(indices, 0).sum(1))
 
     def find(self, values: Array) -> Array:
@@ -64,13 +67,18 @@ class SumTree:
 
         An index whose number is 0 is never returned, whatever the rounding, unless all are 0.
         """
-        node = np.zeros(len(values), np.int64)
-        lanes = np.arange(len(values))
+        sums = self._top.cumsum()
+        values = np.minimum(values, np.nextafter(sums[-1], 0.0))
+        node = sums.searchsorted(values, "right")
+        child, before = node, sums.take(node - 1, mode="wrap")
+        lanes = np.arange(len(values)) * _FAN
         for level in reversed(self._levels):
-            sums = level.take(node, 0).cumsum(1)
+            values = values - np.where(child > 0, before, 0.0)
+            sums = level.take(node, 0)
+            sums.cumsum(1, out=sums)
             values = np.minimum(values, np.nextafter(sums[:, -1], 0.0))
-            child = (sums <= values[:, None]).sum(1)
-            values = values - np.where(child > 0, sums[lanes, child - 1], 0.0)
+            child = (sums > values[:, None]).argmax(1)
+            before = sums.take(lanes + child - 1, mode="wrap")
             node = node * _FAN + child
         return node
 
@@ -97,8 +105,10 @@ class PrioritizedReplay(Replay):
         extras: Sequence[str] = (),
         alpha: float = 0.6,
         beta: float = 0.4,
+        frame_stack: int = 0,
+        frame_padding: str = "reset",
     ) -> None:
-        super().__init__(capacity, num_streams, seed, n_step, gamma, extras)
+        super().__init__(capacity, num_streams, seed, n_step, gamma, extras, frame_stack, frame_padding)
         if alpha < 0.0 or not 0.0 <= beta <= 1.0:
             raise InputError(f"prioritised replay with alpha {alpha}, beta {beta}; expected alpha >= 0, beta in [0, 1]")
         self.alpha, self.beta = alpha, beta
@@ -124,28 +134,31 @@ class PrioritizedReplay(Replay):
         rows = np.concatenate(changed)
         self._tree.update(rows, np.where(store.kind[rows] > 0, self._largest, 0.0))
 
-    def sample(self, batch_size: int, beta: float | None = None) -> dict[str, Nested]:
+    def sample(self, batch_size: int, beta: float | None = None, batches: int = 1) -> dict[str, Nested]:
         """Draw transitions by priority.
 
         Args:
             batch_size: how many.
             beta: replaces the beta given at construction (it is usually raised to 1 in the course of training).
+            batches: how many batches to draw in one go, which costs far less than one after the other. Each slice of
+                `batch_size` rows is one, drawn and weighted by itself; all are drawn by the priorities as they are now.
 
         Returns:
-            What `Replay.sample` returns, and `weight` float32 `[batch_size]`: `(len * P(i))^-beta`, divided by the
-            largest weight of the batch so that weights only scale updates down (section 3.4). The batch's maximum is
-            used, not that of the whole replay: one rare transition of tiny priority would shrink every update.
+            What `Replay.sample` returns, `[batches * batch_size, ...]`, and `weight` float32: `(len * P(i))^-beta`,
+            divided by the largest weight of the batch so that weights only scale updates down (section 3.4). The batch's
+            maximum is used, not that of the whole replay: one rare transition of tiny priority would shrink every update.
 
         Raises:
             ValueError: the replay is empty.
         """
         self._require_some()
         part = self._tree.total / batch_size
-        rows = self._tree.find((np.arange(batch_size) + self._rng.random(batch_size)) * part)
+        places = np.arange(batch_size) + self._rng.random((batches, batch_size))
+        rows = self._tree.find((places * part).ravel())
         batch = self._gather(rows)
-        priorities = self._tree.get(rows)
-        weight = (priorities / priorities.min()) ** -(self.beta if beta is None else beta)
-        batch["weight"] = weight.astype(np.float32)
+        priorities = self._tree.get(rows).reshape(batches, batch_size)
+        weight = (priorities / priorities.min(1, keepdims=True)) ** -(self.beta if beta is None else beta)
+        batch["weight"] = weight.astype(np.float32).ravel()
         return batch
 
     def update_priorities(self, index: Array, td_error_abs: Array) -> None:

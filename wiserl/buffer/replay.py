@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from wiserl.buffer.frames import AGE, FrameStore
 from wiserl.buffer.store import GOING, TERMINATED, TransitionStore
 from wiserl.buffer.trees import set_rows, take_rows
 from wiserl.core.batch import Array, Fragment, Nested
 from wiserl.util.errors import InputError
 
-_STORED = ("obs", "action", "reward")
+_STORED = ("obs", "action", "reward", AGE)
 _SAMPLED = (*_STORED, "next_obs", "terminated", "discount", "index", "weight")
 
 
@@ -30,10 +31,13 @@ class Replay:
         gamma: discount per env step, in [0, 1].
         extras: names of further fragment fields `[T, E, A, ...]` to store and to return from `sample`. `action_mask`
             and `next_action_mask` are stored without being named if the first fragment has them.
+        frame_stack: k, where observations are stacks of the last k frames `[T, E, A, k, ...]`, as
+            gymnasium's FrameStackObservation makes them: each frame is stored once. 0: they are stored whole.
+        frame_padding: what is below the first frame of an episode: "reset" that frame again, "zero" zeros.
 
     Raises:
-        InputError: a capacity below one step per stream, `n_step` below 1, gamma outside [0, 1], or an extra with the
-            name of something that `sample` returns anyway.
+        InputError: a capacity below one step per stream, `n_step` below 1, gamma outside [0, 1], an extra with the
+            name of something that `sample` returns anyway, or no such `frame_stack` or `frame_padding`.
     """
 
     def __init__(
@@ -44,6 +48,8 @@ class Replay:
         n_step: int = 1,
         gamma: float = 0.99,
         extras: Sequence[str] = (),
+        frame_stack: int = 0,
+        frame_padding: str = "reset",
     ) -> None:
         if n_step < 1 or not 0.0 <= gamma <= 1.0:
             raise InputError(f"replay with n_step {n_step}, gamma {gamma}; expected n_step >= 1 and gamma in [0, 1]")
@@ -51,7 +57,11 @@ class Replay:
         if taken:
             raise InputError(f"replay extras {taken} have names that every batch uses; give them other names")
         self.n_step, self.gamma = n_step, gamma
-        self._store = TransitionStore(capacity, num_streams, extras)
+        self._store = (
+            FrameStore(capacity, num_streams, extras, frame_stack, frame_padding)
+            if frame_stack
+            else TransitionStore(capacity, num_streams, extras)
+        )
         self._rng = np.random.Generator(np.random.PCG64(seed))
         self._powers = (gamma ** np.arange(n_step + 1)).astype(np.float32)
 
@@ -72,7 +82,8 @@ class Replay:
 
         Raises:
             ValueError: a field to be stored is missing or has another shape or dtype than in the first fragment, a
-                stream is unknown or named twice, or an episode ended without a final observation. Nothing is stored.
+                stream is unknown or named twice, or an episode ended without a final observation. With `frame_stack`:
+            observations are no stacks of frames that move on by one frame per step. Nothing is stored.
         """
         self._store.insert(fragment)
 
@@ -152,7 +163,7 @@ class Replay:
         else:
             last, reward, discount = self._sum_windows(rows)
         batch = {
-            "obs": take_rows(store.fields["obs"], rows),
+            "obs": store.observations(rows),
             "action": take_rows(store.fields["action"], rows),
             "reward": reward,
             "next_obs": store.following(last),

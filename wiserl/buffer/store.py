@@ -7,7 +7,7 @@ so the next step of a row is `stride` further on (around the end of the array), 
 
 The next observation of a row is the observation of the next slot. The newest one is written ahead, into a slot that
 holds no transition yet. Where an episode ended, the next slot belongs to another episode; the true final observation is
-in a side table.
+in a side table. `buffer.frames` stores stacks of frames in the same layout, one frame per row.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class TransitionStore:
         num_streams: envs over all runners.
         extras: further fragment fields `[T, E, A, ...]` to store. `action_mask` and `next_action_mask` are stored
             without being named if the first fragment has them.
+        margin: slots behind the oldest transition of each stream whose observations are kept, though nothing begins there.
 
     Attributes:
         fields: arrays `[rows, ...]` of obs, action, reward (float32) and the extras; empty before the first fragment.
@@ -69,19 +70,23 @@ class TransitionStore:
         stride: rows from a step to the next one.
         written: rows, from the first one, among which all transitions lie.
         count: transitions held.
+        frame_stack: frames per observation, of which rows hold the last alone; 0: rows hold whole observations.
 
     Raises:
         InputError: a capacity below one step per stream.
     """
 
-    def __init__(self, capacity: int, num_streams: int, extras: Sequence[str] = ()) -> None:
+    frame_stack = 0
+
+    def __init__(self, capacity: int, num_streams: int, extras: Sequence[str] = (), margin: int = 0) -> None:
         if not 1 <= num_streams <= capacity:
             raise InputError(
                 f"a replay of {capacity} transitions for {num_streams} envs; expected at least one env and one "
                 f"transition for each: raise buffer_size or run fewer envs"
             )
         self.capacity, self.num_streams, self.extras = capacity, num_streams, tuple(extras)
-        self.num_slots = capacity // num_streams + 1  # one of them is always taken by the observation written ahead
+        self.per_stream, self.margin = capacity // num_streams, margin
+        self.num_slots = self.per_stream + 1 + margin  # one is always taken by the observation written ahead
         self.fields: dict[str, Nested] = {}
         self.kind: Array = np.zeros(0, np.uint8)
         self.stride = self.written = self.count = 0
@@ -112,37 +117,40 @@ class TransitionStore:
         kind += np.uint8(1)
         if "alive" in fragment:
             kind *= fragment["alive"]
+        kind[: max(0, num_steps - self.per_stream)] = 0
         ends = self._find_ends(fragment, ended) if ended.any() else None
         if fragment["fresh"].any():
             self._cut(stream[fragment["fresh"]])
 
         blocks: list[Block] = []
         for env, end_env, first_stream in runs:
-            slot, step = self._positions[first_stream], max(0, num_steps - self.num_slots + 1)
+            slot, step = self._positions[first_stream], max(0, num_steps - self.per_stream - self.margin)
             streams = slice(first_stream, first_stream + end_env - env)
-            while step < num_steps:
-                end = min(num_steps, step + self.num_slots - slot)
-                block = (slice(slot, slot + end - step), streams)
+            changed = num_steps - step + 1
+            for block in self._around(slot + self.margin, changed, streams):
                 self._vacate(block)
+            blocks += self._around(slot, min(changed + self.margin, self.num_slots), streams)
+            for block in self._around(slot, num_steps - step, streams):
+                end = step + block[0].stop - block[0].start
                 for ring, leaf in zip(self._rings, leaves, strict=True):
                     ring[block] = leaf[step:end, env:end_env]
                 held = kind[step:end, env:end_env]
                 self._kind_ring[block] = held
                 self.count += int(np.count_nonzero(held))
-                blocks.append(block)
-                slot, step = (slot + end - step) % self.num_slots, end
-            block = (slice(slot, slot + 1), streams)
-            self._vacate(block)
+                step = end
+            slot = (slot + changed - 1) % self.num_slots
             for ring, leaf in zip(self._rings, ahead, strict=False):  # obs come first in _rings
-                ring[block] = leaf[env:end_env]
-            self._kind_ring[block] = 0
-            blocks.append(block)
+                ring[slot, streams] = leaf[env:end_env]
             self._positions[streams] = [slot] * (end_env - env)
 
         self.written = max(self.written, *(block[0].stop * self.stride for block in blocks))
         if ends is not None:
             self._keep_finals(fragment, ends)
         return blocks
+
+    def observations(self, rows: Array) -> Nested:
+        """The observations of `rows [B]`, leaves `[B, ...]`."""
+        return take_rows(self.fields["obs"], rows)
 
     def following(self, rows: Array) -> Nested:
         """The observations after the steps of `rows [B]`, the true final ones where an episode ended; `[B, ...]`."""
@@ -175,6 +183,12 @@ class TransitionStore:
             raise InputError(
                 f"the saved replay holds {saved[0]} transitions of {saved[1]} envs, this run's {self.capacity} of "
                 f"{self.num_streams}: resume with the buffer_size, runners and envs it was saved with"
+            )
+        stacked = state.get("frame_stack", 0)
+        if stacked != self.frame_stack:
+            raise InputError(
+                f"the saved replay holds stacks of {stacked} frames (0: whole observations), this run's "
+                f"{self.frame_stack}: resume with the env it was saved with"
             )
         missing = set(self.extras).difference(state.get("fields", self.extras))
         if missing:
@@ -242,7 +256,7 @@ class TransitionStore:
         if entry.max() == len(at):
             where = [int(step[entry.argmax()]), int(env[entry.argmax()])]
             raise ValueError(f"an episode ended at [step, env] = {where}; expected it in final_at and final_obs")
-        kept = slice(int(step.searchsorted(len(ended) - self.num_slots + 1)), None)
+        kept = slice(int(step.searchsorted(len(ended) - self.per_stream)), None)
         return _Ends(step[kept], env[kept], agent[kept], entry[kept])
 
     def _keep_finals(self, fragment: Fragment, ends: _Ends) -> None:
@@ -254,23 +268,35 @@ class TransitionStore:
         finals = tree_map(lambda leaf: leaf[ends.entry, ends.agent], fragment["final_obs"])
         self._final_of[rows] = self._finals.put(finals, len(rows))
 
+    def _contiguous(self, stream: Array) -> tuple[tuple[int, int], ...]:
+        return _contiguous(stream.tobytes(), stream.dtype.str, self.num_streams)
+
     def _runs(self, stream: Array) -> Iterator[tuple[int, int, int]]:
         """Envs that are written together, consecutive streams in step: (first env, end, first stream) of each run."""
-        runs = _contiguous(stream.tobytes(), stream.dtype.str, self.num_streams)
+        runs = self._contiguous(stream)
         for (env, first), (end, _) in pairwise(runs):
             for _, group in groupby(self._positions[first : first + end - env]):
                 size = sum(1 for _ in group)
                 yield env, env + size, first
                 env, first = env + size, first + size
 
+    def _around(self, first: int, count: int, streams: slice) -> list[Block]:
+        """`count` slots from `first` on, around the end of the ring."""
+        first %= self.num_slots
+        end = first + count
+        if end <= self.num_slots:
+            return [(slice(first, end), streams)]
+        return [(slice(first, self.num_slots), streams), (slice(0, end - self.num_slots), streams)]
+
     def _vacate(self, block: Block) -> None:
-        """Forget the transitions of a block that is about to be overwritten."""
+        """Forget the transitions of a block, which is about to be overwritten or to become margin."""
         kind = self._kind_ring[block]
         held = int(np.count_nonzero(kind))
         if held:
             self.count -= held
             if self._finals.used:
                 self._finals.release(self._final_ring[block][kind >= TRUNCATED])
+            kind[...] = 0
 
     def _cut(self, streams: Array) -> None:
         """End what is still going in `streams`: the observation written ahead becomes the final one."""

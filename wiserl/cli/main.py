@@ -142,8 +142,12 @@ def list_command(what: str) -> None:
         for name in algorithm_names():
             algorithm = algorithm_class(name)
             click.echo(f"{name:8} {algorithm.title}\n         actions: {algorithm.spaces_line}; {algorithm.supports}")
-        click.echo("\nEach takes any observation (Box, image, Discrete, MultiDiscrete, MultiBinary, Dict, Tuple), one agent or many,")
-        click.echo("local or on Ray, sync or async. `wiserl train ALGO ENV --help` for options, docs/algorithms/ for the methods.")
+        click.echo(
+            "\nEach takes any observation (Box, image, Discrete, MultiDiscrete, MultiBinary, Dict, Tuple), one agent or many,"
+        )
+        click.echo(
+            "local or on Ray, sync or async. `wiserl train ALGO ENV --help` for options, docs/algorithms/ for the methods."
+        )
     else:
         from wiserl.core.run_config import presets
 

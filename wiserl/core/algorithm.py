@@ -44,7 +44,7 @@ class Algorithm(Agent):
     on_policy: ClassVar[bool]
     title: ClassVar[str]
     spaces_line: ClassVar[str]
-    supports: ClassVar[str] = "learns from each fragment once"
+    supports: ClassVar[str] = "on-policy: each fragment is learned from, then dropped"
     ship_every = 1
     policy: nn.Module
 

@@ -78,9 +78,16 @@ def convert(value: Any, expected: Any, key: str, what: str) -> Any:
         return msgspec.convert(value, expected, strict=False)
     except msgspec.ValidationError as error:
         shown = given if isinstance(given, str) else repr(value)
-        is_choice = typing.get_origin(expected) is typing.Literal
-        expectation = nearest(str(value), typing.get_args(expected)) if is_choice else error
-        raise InputError(f"{what}: {key}={shown} is not valid: {expectation}") from None
+        raise InputError(f"{what}: {key}={shown} is not valid: {_expectation(value, expected, error)}") from None
+
+
+def _expectation(value: Any, expected: Any, error: Exception) -> str:
+    """What would have been valid: the nearest of several words, or a number or one of some words, or what msgspec says."""
+    if typing.get_origin(expected) is typing.Literal:
+        return nearest(str(value), typing.get_args(expected))
+    literals = [part for part in typing.get_args(expected) if typing.get_origin(part) is typing.Literal]
+    words = [str(word) for literal in literals for word in typing.get_args(literal)]
+    return f"expected a number or {', '.join(words)} ({error})" if words else str(error)
 
 
 def _parse(text: str, expected: Any) -> Any:

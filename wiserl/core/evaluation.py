@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,14 +21,34 @@ MAX_STEPS = 100_000
 """Env steps after which an evaluation episode that does not end is cut off."""
 
 
+class Episodes(NamedTuple):
+    """What episodes came to.
+
+    Attributes:
+        returns: undiscounted, summed over agents, float64 `[episodes]`.
+        success: `info["is_success"]` of each one's last step, bool `[episodes]`; None where the env does not say.
+    """
+
+    returns: Array
+    success: Array | None
+
+
 def evaluate(
     policy: Policy, env: EnvLike, env_kwargs: Mapping[str, Any], episodes: int, seed: int, deterministic: bool = True
 ) -> Array:
-    """Undiscounted returns of `episodes` episodes, summed over agents, `[episodes]` float64.
+    """The returns of `run_episodes`, `[episodes]` float64."""
+    return run_episodes(policy, env, env_kwargs, episodes, seed, deterministic).returns
+
+
+def run_episodes(
+    policy: Policy, env: EnvLike, env_kwargs: Mapping[str, Any], episodes: int, seed: int, deterministic: bool = True
+) -> Episodes:
+    """Play `episodes` episodes.
 
     Each env runs a fixed number of episodes, so that short ones are not favoured. Episode i is seeded from (seed, "eval", i).
     """
     returns: list[float] = []
+    success: list[bool | None] = []
     policy.reseed(seed, "eval", "act")
     with make_vector(env, env_kwargs, min(episodes, MAX_ENVS), "inline") as envs:
         while len(returns) < episodes:
@@ -36,10 +56,14 @@ def evaluate(
             seeds = [derive_seed(seed, "eval", len(returns) + i) for i in range(envs.num_envs)]
             obs, alive = envs.reset(seeds)
             totals, going = np.zeros(envs.num_envs), np.arange(envs.num_envs) < wanted
+            reached: list[bool | None] = [None] * wanted
             for _ in range(MAX_STEPS):
                 acting = None if alive is None else alive.copy()  # the envs write over their own array in `step`
                 step = envs.step(policy.act(obs, deterministic))
                 totals += step.reward.sum(axis=1) * going
+                for i, info in step.infos:
+                    if going[i] and "is_success" in info:
+                        reached[i] = bool(info["is_success"])
                 for i in step.final_envs:
                     ended = step.terminated[i] | step.truncated[i]
                     if acting is None or ended[acting[i]].all():
@@ -51,4 +75,5 @@ def evaluate(
                 log.warning("evaluation of '%s': %d episode(s) had not ended after %d steps and were cut off there; give the env a "
                             "time limit", env_id(env), int(going.sum()), MAX_STEPS)  # fmt: skip
             returns.extend(totals[:wanted].tolist())
-    return np.array(returns)
+            success.extend(reached)
+    return Episodes(np.array(returns), None if None in success else np.array(success))

@@ -1,4 +1,4 @@
-"""A training run, from its options to its summary. `Experiment._wire` is the whole data path; its diagram is in
+"""A training run, from its options to its summary. `Experiment.connect` is the whole data path; its diagram is in
 `docs/architecture.md`.
 """
 
@@ -8,15 +8,16 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from wiserl.agent import algorithm_class
+from wiserl.agent import AlgoLike, algorithm_class, algorithm_name
 from wiserl.core.checkpoint import can_resume
 from wiserl.core.config import to_plain
-from wiserl.core.gym_runner import GymRunner, GymRunnerArgs
+from wiserl.core.gym_runner import GymRunner, GymRunnerArgs, Transform
 from wiserl.core.monitor import Monitor, StopSignals
 from wiserl.core.registry import WiseRL
 from wiserl.core.run_config import (
@@ -29,6 +30,7 @@ from wiserl.core.run_config import (
     with_defaults,
 )
 from wiserl.core.training import TrainingAgent, TrainPlan
+from wiserl.dist.backend import RunnerGroup
 from wiserl.env.make import EnvLike, env_id, make_env
 from wiserl.env.multi_agent import read_spec
 from wiserl.env.spaces import EnvSpec
@@ -40,15 +42,18 @@ from wiserl.util.logging import MetricsWriter
 AGENT = "learner"
 
 
-def train(algo: str, env: EnvLike, *, config: str | Path | Mapping[str, Any] | None = None, resume: str | Path | None = None,
-          quiet: bool = False, json_summary: bool = False, **options: Any) -> dict[str, Any]:  # fmt: skip
+def train(algo: AlgoLike, env: EnvLike, *, config: str | Path | Mapping[str, Any] | None = None, resume: str | Path | None = None,
+          transform: Transform | None = None, quiet: bool = False, json_summary: bool = False, **options: Any
+          ) -> dict[str, Any]:  # fmt: skip
     """Train an agent and return the summary (what `summary.json` holds).
 
     Args:
-        algo: name of an algorithm (`wiserl list algos`).
+        algo: name of an algorithm (`wiserl list algos`), `module:Class` of your own, or the class.
         env: gymnasium id, `package/module` of a PettingZoo env, `module:function`, or a callable that makes the env.
         config: a YAML or JSON file, or a mapping, of options; those given as keywords win.
         resume: a run folder to go on with, from its last checkpoint.
+        transform: given each fragment on the runner before it is shipped (`core.batch` has its fields); what it returns is
+            learned from. It stays the same when the run is resumed.
         quiet: print warnings only.
         json_summary: print the summary as one line of JSON at the end.
         options: run options (`total_steps`, `runners`, ...: `RunConfig`), hyper-parameters of the algorithm, and `env_kwargs`.
@@ -58,28 +63,41 @@ def train(algo: str, env: EnvLike, *, config: str | Path | Mapping[str, Any] | N
         EnvError: the env returned something that is not finite.
         Interrupted: a signal asked training to stop; a checkpoint was saved.
     """
+    run, hyper = read_options(algo, env, config, resume, options)
+    return Experiment(run, hyper, resume is not None, transform).execute(quiet, json_summary)
+
+
+def read_options(algo: AlgoLike, env: EnvLike, config: str | Path | Mapping[str, Any] | None, resume: str | Path | None,
+                 options: Mapping[str, Any]) -> tuple[RunConfig, Any]:  # fmt: skip
+    """The run's options and the algorithm's configuration that these arguments of `train` come to."""
     given = read_config_file(config) if isinstance(config, str | Path) else dict(config or {})
     given.update(options)
     if resume is not None:
         saved_algo, saved_env, given = run_options_of(Path(resume), given)
-        if (algo, env_id(env)) != (saved_algo, saved_env):
+        name = algorithm_name(algo)
+        if (name, env_id(env)) != (saved_algo, saved_env):
             raise InputError(
-                f"the run in '{resume}' trains {saved_algo} on {saved_env}, not {algo} on {env_id(env)}; resume it with those names"
+                f"the run in '{resume}' trains {saved_algo} on {saved_env}, not {name} on {env_id(env)}; resume it with those names"
             )
-    run, hyper = resolve(algo, env, given, use_preset=resume is None)
-    return Experiment(run, hyper, resume is not None, quiet, json_summary).execute()
+    return resolve(algo, env, given, use_preset=resume is None)
 
 
 class Experiment:
-    """One run: its resolved options, its folder, and what happens in it."""
+    """One run: its resolved options, its folder, and what happens in it.
 
-    def __init__(self, run: RunConfig, hyper: Any, resume: bool, quiet: bool, json_summary: bool) -> None:
+    Attributes:
+        run: its options, what depends on the machine filled in.
+        folder: the run folder, claimed.
+        backend: `local` or `ray`.
+        resume: whether it goes on from a checkpoint.
+    """
+
+    def __init__(self, run: RunConfig, hyper: Any, resume: bool, transform: Transform | None = None) -> None:
         self._begun = time.time()
-        self._hyper, self._resume = hyper, resume
-        self._quiet, self._json = quiet, json_summary
+        self._hyper, self.resume, self._transform = hyper, resume, transform
         algorithm = algorithm_class(run.algo)
         probe = make_env(run.env, run.env_kwargs)
-        self._spec: EnvSpec = read_spec(probe, run.env)
+        self._spec: EnvSpec = dataclasses.replace(read_spec(probe, run.env), make=(run.env, run.env_kwargs))
         probe.close()
         algorithm(spec=self._spec, config=hyper)  # an env it cannot do is refused here, before anything is started
         self._vector_reason = ""
@@ -89,46 +107,62 @@ class Experiment:
             run = dataclasses.replace(run, vector=vector)
         self._steps = algorithm.steps_per_fragment(hyper, run.sync, run.runners, run.envs)
         inflight = run.max_inflight or (1 if algorithm.on_policy else 2)
-        self._backend_name = backend_for(run)
-        device = learner_device(run, self._backend_name)
+        self.backend = backend_for(run)
+        device = learner_device(run, self.backend)
         run = with_defaults(run, self._steps * run.runners * run.envs, device)
-        self._run = dataclasses.replace(run, max_inflight=inflight)
-        self._folder = _claim_folder(self._run, resume)
+        self.run = dataclasses.replace(run, max_inflight=inflight)
+        self.folder = _claim_folder(self.run, resume)
 
-    def execute(self) -> dict[str, Any]:
-        """Train, evaluate, write the summary."""
-        run, folder = self._run, self._folder
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[None]:
+        """Write `config.json`; what the checkpoint to resume from then refuses does not stay in it.
+
+        Raises:
+            InputError: the run to be resumed has another transform.
+        """
+        run, path = self.run, self.folder / "config.json"
+        transform = env_id(self._transform) if self._transform else None
         config = {
-            "run": {**to_plain(dataclasses.replace(run, env=env_id(run.env))), "run_dir": str(folder)},
+            "run": {**to_plain(dataclasses.replace(run, env=env_id(run.env))), "run_dir": str(self.folder)},
             "hyperparameters": to_plain(self._hyper),
             "algo": run.algo,
             "env": env_id(run.env),
-            "backend": self._backend_name,
+            "backend": self.backend,
+            "transform": transform,
         }
-        before = json.loads((folder / "config.json").read_text(encoding="utf-8")) if self._resume else None
-        _write_json(folder / "config.json", config)
-        console = Console(run.total_steps, self._quiet, self._json)
-        with MetricsWriter(folder) as metrics, StopSignals() as signals:
+        before = json.loads(path.read_text(encoding="utf-8")) if self.resume else None
+        if before is not None and before.get("transform") != transform:
+            raise InputError(
+                f"the run in '{self.folder}' has transform={before.get('transform')}, not {transform}: resume it from Python with "
+                "the transform it was begun with"
+            )
+        _write_json(path, config)
+        try:
+            yield
+        except InputError:
+            if before is not None:
+                _write_json(path, before)
+            raise
+
+    def execute(self, quiet: bool, json_summary: bool) -> dict[str, Any]:
+        """Train, evaluate, write the summary."""
+        run, folder = self.run, self.folder
+        console = Console(run.total_steps, quiet, json_summary)
+        with self.noted(), MetricsWriter(folder) as metrics, StopSignals() as signals:
             with console:
                 if self._vector_reason:
                     console.message(f"vector env: {self._vector_reason}")
-                monitor = Monitor(run, folder, console, metrics, signals, local=self._backend_name == "local")
-                if self._resume:
+                monitor = Monitor(run, folder, console, metrics, signals, local=self.backend == "local")
+                if self.resume:
                     monitor.forget_after_checkpoint()
                     if not can_resume(folder):
                         console.message("nothing was saved before that run ended: training begins at the start")
-                try:
-                    restarts = self._train(monitor)
-                except InputError:
-                    if before is not None:  # what the checkpoint refused shall not stand in the way of the next attempt
-                        _write_json(folder / "config.json", before)
-                    raise
+                restarts = self._train(monitor)
                 with contextlib.suppress(Interrupted):
                     if signals.received is None:
                         monitor.evaluate_final()
                 signum = signals.received
-            summary = self._summary(monitor, restarts)
-        _write_json(folder / "summary.json", summary)
+            summary = self.summarise(monitor, restarts)
         if signum is not None:
             console.warning(f"stopped at {summary['env_steps']:,} env steps and saved; go on with "
                             f"`wiserl train {run.algo} {env_id(run.env)} --resume {folder}`")  # fmt: skip
@@ -138,14 +172,17 @@ class Experiment:
 
     def _train(self, monitor: Monitor) -> int:
         """Train to the end; a learner that dies is restarted from its last checkpoint. Returns the runners' restarts."""
-        resume = self._resume and can_resume(self._folder)
-        for attempt in range(self._run.max_restarts + 1):
-            wise_rl = WiseRL(self._backend_name)
+        for attempt in range(self.run.max_restarts + 1):
+            wise_rl = WiseRL(self.backend)
             try:
-                return self._wire(wise_rl, monitor, resume)
+                runners = self.connect(wise_rl, self.resume or attempt > 0)
+                monitor.watch(lambda method, *arguments, to=wise_rl: to.call(AGENT, method, *arguments))
+                restarts = wise_rl.start_all_runners(runners, poll=monitor.poll, max_restarts=self.run.max_restarts)
+                monitor.finish()
+                return restarts
             except LearnerLost as error:
-                resume = can_resume(self._folder)
-                if attempt == self._run.max_restarts:
+                resume = can_resume(self.folder)
+                if attempt == self.run.max_restarts:
                     raise
                 where = "its last checkpoint" if resume else "the start, since there is no checkpoint yet"
                 monitor.learner_restarted(f"{error}; restarting it from {where}")
@@ -153,23 +190,27 @@ class Experiment:
                 wise_rl.close()
         raise AssertionError("unreachable")
 
-    def _wire(self, wise_rl: WiseRL, monitor: Monitor, resume: bool) -> int:
+    def connect(self, wise_rl: WiseRL, resume: bool) -> RunnerGroup:
         """The data path:  envs -> GymRunner x N -> fragments -> learner -> weights -> GymRunner x N.
 
-        The monitor looks on from this process: it logs, evaluates checkpoints, and asks the learner to stop.
+        A monitor looks on from this process: it logs, evaluates checkpoints, and asks the learner to stop.
+
+        Args:
+            wise_rl: where agent and runners are made.
+            resume: go on from the run folder's last checkpoint, if there is one.
         """
-        run = self._run
+        run = self.run
         resource = {"num_gpus": run.learner_gpus} if run.learner_gpus else None
-        wise_rl.make_agent(AGENT, TrainingAgent, sync=run.sync, resource=resource, plan=self._plan(resume))
-        args = GymRunnerArgs(AGENT, run.env, run.envs, self._steps, run.seed, run.vector, run.env_kwargs)
-        runners = wise_rl.make_runner("runner", GymRunner, args, num=run.runners)
-        monitor.watch(lambda method, *arguments: wise_rl.call(AGENT, method, *arguments))
-        restarts = wise_rl.start_all_runners(runners, poll=monitor.poll, max_restarts=run.max_restarts)
-        monitor.finish()
-        return restarts
+        wise_rl.make_agent(
+            AGENT, TrainingAgent, sync=run.sync, resource=resource, plan=self._plan(resume and can_resume(self.folder))
+        )
+        args = GymRunnerArgs(
+            AGENT, run.env, run.envs, self._steps, run.seed, run.vector, run.env_kwargs, self._transform
+        )
+        return wise_rl.make_runner("runner", GymRunner, args, num=run.runners)
 
     def _plan(self, resume: bool) -> TrainPlan:
-        run = self._run
+        run = self.run
         manifest = {
             "algo": run.algo,
             "env": env_id(run.env),
@@ -179,7 +220,7 @@ class Experiment:
             "seed": run.seed,
         }
         return TrainPlan(
-            algo=run.algo,
+            algo=algorithm_class(run.algo),  # the class: where the learner runs, its name may mean nothing
             spec=self._spec,
             config=self._hyper,
             total_steps=run.total_steps,
@@ -187,7 +228,7 @@ class Experiment:
             envs=run.envs,
             seed=run.seed,
             device=run.device,
-            run_dir=str(self._folder.absolute()),
+            run_dir=str(self.folder.absolute()),
             manifest=manifest,
             checkpoint_every=run.checkpoint_every,
             eval_every=run.eval_every,
@@ -199,14 +240,15 @@ class Experiment:
             resume=resume,
         )
 
-    def _summary(self, monitor: Monitor, restarts: int) -> dict[str, Any]:
-        run, status = self._run, dict(monitor.status)
+    def summarise(self, monitor: Monitor, restarts: int) -> dict[str, Any]:
+        """Write `summary.json`; returns what it holds."""
+        run, status = self.run, dict(monitor.status)
         first_update_at = status.pop("first_update_at")
-        return {
+        summary = {
             "algo": run.algo,
             "env": env_id(run.env),
             "seed": run.seed,
-            "backend": self._backend_name,
+            "backend": self.backend,
             "sync": run.sync,
             "vector": run.vector,
             "runners": run.runners,
@@ -218,8 +260,10 @@ class Experiment:
             **monitor.final,
             "runner_restarts": restarts,
             "learner_restarts": monitor.learner_restarts,
-            "run_dir": str(self._folder),
+            "run_dir": str(self.folder),
         }
+        _write_json(self.folder / "summary.json", summary)
+        return summary
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
@@ -235,7 +279,7 @@ def _claim_folder(run: RunConfig, resume: bool) -> Path:
     Raises:
         InputError: a folder that was asked for by name holds a run already.
     """
-    folder = Path(run.run_dir or f"runs/{run.algo}-{env_id(run.env).replace('/', '-').replace(':', '-')}-s{run.seed}")
+    folder = Path(run.run_dir or "runs/" + re.sub("[/:]", "-", f"{run.algo}-{env_id(run.env)}-s{run.seed}"))
     if resume:
         return folder
     if (folder / "config.json").exists():

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from wiserl.core.batch import Array, Fragment, Nested, check_finite, tree_map
+from wiserl.core.batch import (
+    Array,
+    Fragment,
+    Nested,
+    check_finite,
+    check_fragment,
+    count_env_steps,
+    tree_leaves,
+    tree_map,
+)
 from wiserl.core.registry import WiseRL
 from wiserl.core.runner import Runner
 from wiserl.core.training import TrainingAgent
 from wiserl.env.make import EnvLike, env_id
-from wiserl.env.spaces import observation_zeros
+from wiserl.env.spaces import ActionCodec, observation_zeros
 from wiserl.env.vector import make_vector
-from wiserl.util.errors import EnvError
-from wiserl.util.seeding import derive_seed
+from wiserl.util.errors import EnvError, InputError
+from wiserl.util.seeding import derive_seed, rng
+
+Transform: TypeAlias = Callable[[Fragment], Fragment]
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,7 @@ class GymRunnerArgs:
         steps: T, vector steps per fragment.
         vector: "inline", "native" or "process".
         seed: the run's seed.
+        transform: given each fragment (`core.batch` has its fields) before it is shipped; what it returns is learned from.
     """
 
     agent: str
@@ -40,6 +52,7 @@ class GymRunnerArgs:
     seed: int
     vector: str = "inline"
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    transform: Transform | None = None
 
 
 class GymRunner(Runner):
@@ -79,8 +92,15 @@ class GymRunner(Runner):
             self.step()
 
     def step(self) -> None:
-        """Collect one fragment and hand it to the agent. In sync mode this returns with new weights taken in."""
-        self.agent.update(self.collect())
+        """Collect one fragment and hand it to the agent. In sync mode this returns with new weights taken in.
+
+        Raises:
+            InputError: `transform` returned something that is no fragment of the same steps, envs and agents.
+        """
+        fragment = self.collect()
+        if self.args.transform is not None:
+            fragment = _transformed(fragment, self.args.transform)
+        self.agent.update(fragment)
         if self.policy.boundary != self._boundary:
             self._reset()
 
@@ -93,6 +113,9 @@ class GymRunner(Runner):
         self._boundary = self.policy.boundary
         where = (self.args.seed, self.rank, self.incarnation, self._boundary)
         self.policy.algorithm.reseed(*where, "act")
+        self._begin_episodes(*where)
+
+    def _begin_episodes(self, *where: int | str) -> None:
         self._obs, self._alive = self.envs.reset([derive_seed(*where, env) for env in range(self.args.envs)])
         self._fresh = True
         self._returns[:] = 0.0
@@ -104,13 +127,41 @@ class GymRunner(Runner):
         Raises:
             EnvError: an observation or reward was not finite.
         """
+        fragment = self._sample(self.policy.choose_action)
+        self.policy.finish_fragment(fragment)
+        return fragment
+
+    def random_fragments(self, env_steps: int) -> Iterator[Fragment]:
+        """Fragments of at least so many env steps of uniformly random actions, for none to learn from.
+
+        They are of episodes of their own. The first fragment that `collect` gives after them is the one it would have given
+        before, weights apart.
+        """
+        random, codec = (
+            rng(self.args.seed, self.rank, self.incarnation, "random"),
+            ActionCodec(self.envs.spec.action_space),
+        )
+        shape = (self.args.envs, self.envs.spec.num_agents)
+        vector_steps, sampled = self.vector_steps, 0
+        self._begin_episodes(self.args.seed, self.rank, self.incarnation, "random")
+        try:
+            while sampled < env_steps:
+                fragment = self._sample(lambda obs: {"action": codec.random(random, shape)})
+                sampled += count_env_steps(fragment)
+                yield fragment
+        finally:
+            self.vector_steps = vector_steps
+            self._reset()
+
+    def _sample(self, act: Callable[[Nested], dict[str, Array]]) -> Fragment:
         chosen: dict[str, Array] = {}
         ends: list[Any] = []
         finished: list[tuple[float, int]] = []
         steps_before, fresh, t = self.vector_steps, self._fresh, 0
+        self._fresh = True  # Should this be interrupted, its steps are lost, and the next fragment continues nothing.
         try:
             for t in range(self.args.steps):
-                self._collect_one(t, chosen, ends, finished)
+                self._collect_one(t, act, chosen, ends, finished)
         except EnvError:
             raise
         except Exception:
@@ -120,13 +171,12 @@ class GymRunner(Runner):
             raise
         fragment = self._fragment(self.args.steps, chosen, ends, finished, fresh)
         check_finite(fragment, env_id(self.args.env), steps_before)
-        self.policy.finish_fragment(fragment)
+        self._fresh = False
         return fragment
 
-    def _collect_one(
-        self, t: int, chosen: dict[str, Array], ends: list[Any], finished: list[tuple[float, int]]
-    ) -> None:
-        action = self.policy.choose_action(self._obs)
+    def _collect_one(self, t: int, act: Callable[[Nested], dict[str, Array]], chosen: dict[str, Array], ends: list[Any],
+                     finished: list[tuple[float, int]]) -> None:  # fmt: skip
+        action = act(self._obs)
         if t == 0:
             shape = (self.args.steps,)
             chosen.update({name: np.empty(shape + value.shape, value.dtype) for name, value in action.items()})
@@ -157,7 +207,6 @@ class GymRunner(Runner):
 
     def _fragment(self, steps: int, chosen: dict[str, Array], ends: list[Any], finished: list[tuple[float, int]],
                   fresh: bool) -> Fragment:  # fmt: skip
-        self._fresh = False
         at = [(t, env) for t, envs, _ in ends for env in envs]
         if ends:
             final_obs = tree_map(lambda *leaves: np.concatenate(leaves), *(obs for _, _, obs in ends))
@@ -178,6 +227,29 @@ class GymRunner(Runner):
         if self._alive is not None:
             fragment["alive"] = self._alive_buffer[:steps]
         return fragment
+
+
+def _transformed(fragment: Fragment, transform: Transform) -> Fragment:
+    shape = fragment["reward"].shape
+    changed = transform(fragment)
+    if not isinstance(changed, dict):
+        raise InputError(
+            f"transform returned {changed!r}; expected the fragment, a dict of arrays: does it say `return fragment`?"
+        )
+    for path, leaf in tree_leaves(changed):
+        if not isinstance(leaf, np.ndarray):
+            raise InputError(f"transform returned a {type(leaf).__name__} as {path}; expected an array")
+        if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
+            raise InputError(f"transform returned NaN or infinity in {path}; expected finite numbers")
+    try:
+        check_fragment(changed)
+    except ValueError as error:
+        raise InputError(f"transform returned what is no fragment: {error}") from error
+    if changed["reward"].shape != shape:
+        raise InputError(
+            f"transform returned [T, E, A] = {list(changed['reward'].shape)} steps of {list(shape)}; expected all of them"
+        )
+    return {**changed, "reward": changed["reward"].astype(np.float32, copy=False)}
 
 
 def _store(buffer: Nested, t: int, obs: Nested) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from wiserl.core.checkpoint import can_resume, open_checkpoint, point_to
-from wiserl.core.evaluation import evaluate
+from wiserl.core.evaluation import run_episodes
 from wiserl.core.policy import Policy
 from wiserl.core.run_config import RunConfig
 from wiserl.util.console import Console
@@ -153,25 +153,30 @@ class Monitor:
             self._evaluate(path, env_steps)
         self._call("evaluated", str(path))
 
-    def _evaluate(self, path: Path, env_steps: int) -> tuple[float, float]:
+    def _evaluate(self, path: Path, env_steps: int) -> dict[str, float]:
+        """Figures by name; with `success_rate` where the env tells of success."""
         run = self._run
         policy = Policy(open_checkpoint(path))
         with self._signals.at_once():
-            returns = evaluate(policy, run.env, run.env_kwargs, run.eval_episodes, run.seed)
-        mean, std = float(returns.mean()), float(returns.std())
-        self._metrics.write(env_steps, {_EVAL: mean, "eval/return_std": std})
+            returns, success = run_episodes(policy, run.env, run.env_kwargs, run.eval_episodes, run.seed)
+        mean = float(returns.mean())
+        figures = {"return_mean": mean, "return_std": float(returns.std())}
+        if success is not None:
+            figures["success_rate"] = float(success.mean())
+        self._metrics.write(env_steps, {f"eval/{name}": value for name, value in figures.items()})
         self._console.update(env_steps, {_EVAL: mean})
         if mean >= self._best and path.exists():
             self._best = mean
             point_to(self._checkpoints, "best", path)
-        return mean, std
+        return figures
 
     def evaluate_final(self) -> None:
         """Evaluate the last checkpoint."""
         path = (self._checkpoints / "last").resolve()
         self._console.message(f"evaluating the final policy over {self._run.eval_episodes} episodes")
-        mean, std = self._evaluate(path, self.status["env_steps"])
-        self.final = {"eval_return_mean": mean, "eval_return_std": std, "eval_episodes": self._run.eval_episodes}
+        figures = self._evaluate(path, self.status["env_steps"])
+        self.final = {f"eval_{name}": value for name, value in figures.items()}
+        self.final["eval_episodes"] = self._run.eval_episodes
 
     def learner_restarted(self, message: str) -> None:
         """The learner had to be replaced: say so, and forget what it had done since its last checkpoint."""

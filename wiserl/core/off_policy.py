@@ -10,14 +10,18 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from wiserl.buffer.hindsight import HindsightReplay
 from wiserl.buffer.prioritized import PrioritizedReplay
 from wiserl.buffer.replay import Replay
 from wiserl.core.algorithm import Algorithm
 from wiserl.core.batch import Fragment, tree_map
 from wiserl.core.config import Count, Fraction, PositiveFloat, PositiveInt
+from wiserl.env.goals import GoalReward, check_goals
+from wiserl.env.spaces import EnvSpec
 from wiserl.ops.normalize import to_tensors
 from wiserl.ops.pacing import updates_due
 from wiserl.ops.schedules import decayed, linear
+from wiserl.util.errors import InputError
 from wiserl.util.seeding import derive_seed
 
 BATCHES_AT_ONCE = 16
@@ -41,6 +45,8 @@ class OffPolicyConfig:
     prioritized: bool = False  # sample in proportion to the last TD error
     prioritized_alpha: Fraction = 0.6  # exponent of priorities
     prioritized_beta: Fraction = 0.4  # initial exponent of importance weights; 1 at the end of training
+    hindsight: Literal["none", "future", "final", "episode"] = "none"  # which steps' achievements become goals
+    hindsight_goals: PositiveInt = 4  # goals put in hindsight for each one that the env had given
     hidden_sizes: tuple[PositiveInt, ...] = (256, 256)  # widths of each network (of what acts, on a CNN: none)
     activation: Literal["tanh", "relu", "elu", "gelu", "silu"] = "relu"  # after each hidden layer
     compile: bool = False  # compile the loss with torch.compile: some 20 s at the start, faster updates
@@ -59,8 +65,24 @@ class OffPolicy(Algorithm):
     """
 
     on_policy = False
+    supports = "replay: uniform or prioritised, n-step, hindsight on goal envs"
     extras: ClassVar[tuple[str, ...]] = ()
     config: OffPolicyConfig
+
+    def __init__(self, sync: bool = True, *, spec: EnvSpec, config: Any, **others: Any) -> None:
+        """As `Algorithm`.
+
+        Raises:
+            InputError: also where hindsight is asked for on an env without goals, or together with what it excludes.
+        """
+        super().__init__(sync, spec=spec, config=config, **others)
+        if config.hindsight != "none":
+            check_goals(spec)
+            if config.prioritized or config.n_step != 1:
+                raise InputError(
+                    f"hindsight={config.hindsight} with prioritized={config.prioritized}, n_step={config.n_step}: priorities and "
+                    "sums of rewards are of the goal that the env gave; use prioritized=false and n_step=1"
+                )
 
     @classmethod
     def steps_per_fragment(cls, config: OffPolicyConfig, sync: bool, runners: int, envs: int) -> int:
@@ -88,11 +110,22 @@ class OffPolicy(Algorithm):
         self.generator = torch.Generator(self.device)
         seed = derive_seed(self.seed, "replay")
         arguments = (config.buffer_size, self.num_streams, seed, config.n_step, config.gamma, self.extras)
-        self.replay: Replay | PrioritizedReplay = (
-            PrioritizedReplay(*arguments, alpha=config.prioritized_alpha, beta=config.prioritized_beta)
-            if config.prioritized
-            else Replay(*arguments)
-        )
+        self.replay: Replay
+        if config.hindsight != "none":
+            reward, goals = self._goal_reward(), config.hindsight_goals
+            self.replay = HindsightReplay(*arguments, reward=reward, strategy=config.hindsight, goals=goals)
+        elif config.prioritized:
+            alpha, beta = config.prioritized_alpha, config.prioritized_beta
+            self.replay = PrioritizedReplay(*arguments, alpha=alpha, beta=beta)
+        else:
+            self.replay = Replay(*arguments)
+
+    def _goal_reward(self) -> GoalReward:
+        if self.spec.make is None:
+            raise InputError("hindsight needs to make the env: give EnvSpec(..., make=(env, env_kwargs))")
+        reward = GoalReward(*self.spec.make)
+        reward.check()
+        return reward
 
     def _maybe_compiled(self, loss: Callable[..., Any]) -> Callable[..., Any]:
         """`loss`, compiled if the configuration says so."""
@@ -132,8 +165,9 @@ class OffPolicy(Algorithm):
             for _ in range(count):
                 yield to_tensors(self.replay.sample(size, beta), self.device)
             return
-        for first in range(0, count, BATCHES_AT_ONCE):
-            together = min(count - first, BATCHES_AT_ONCE)
+        ahead = 1 if self.extras else BATCHES_AT_ONCE  # what an update writes back is in the next batch
+        for first in range(0, count, ahead):
+            together = min(count - first, ahead)
             drawn = to_tensors(self.replay.sample(together * size), self.device)
             for start in range(0, together * size, size):
                 yield tree_map(lambda leaf, start=start: leaf[start : start + size], drawn)

@@ -37,6 +37,8 @@ class Policy:
                 f"checkpoint '{checkpoint.path}' does not hold a {self.manifest['algo']} network: {error}"
             ) from None
         self._algorithm.move_to(device)
+        # Where training left off: a new algorithm would act at random, as before its first update.
+        self._algorithm.env_steps = self.manifest["env_steps"]
         self._codec = ActionCodec(self.spec.action_space)
 
     def act(self, obs: Nested, deterministic: bool = True) -> Array:

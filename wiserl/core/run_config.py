@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
-from wiserl.agent import algorithm_class
+from wiserl.agent import AlgoLike, algorithm_class, algorithm_name, preset_name
 from wiserl.core.config import Count, NonNegative, PositiveInt, convert, field_names, make_config, parse_value
 from wiserl.env.make import EnvLike, env_id
 from wiserl.util.errors import InputError, nearest
@@ -80,11 +80,11 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     return loaded
 
 
-def resolve(algo: str, env: EnvLike, options: Mapping[str, Any], use_preset: bool = True) -> tuple[RunConfig, Any]:
+def resolve(algo: AlgoLike, env: EnvLike, options: Mapping[str, Any], use_preset: bool = True) -> tuple[RunConfig, Any]:
     """Everything a run needs to know, from what was given: the run's options and the algorithm's configuration.
 
     Args:
-        algo: name of an algorithm.
+        algo: name of an algorithm, `module:Class` of a user's own, or the class.
         env: what `make_env` takes.
         options: run options and hyper-parameters by name; `env.KEY` (or `env_kwargs`) goes to the env. None: not given.
         use_preset: start from the preset of this algorithm and env, where there is one.
@@ -92,9 +92,9 @@ def resolve(algo: str, env: EnvLike, options: Mapping[str, Any], use_preset: boo
     Raises:
         InputError: an unknown algorithm or option, a value of the wrong type or out of range.
     """
-    config_class = algorithm_class(algo).config_class
+    config_class, name = algorithm_class(algo).config_class, algorithm_name(algo)
     hyper_names = field_names(config_class)
-    preset = presets().get(algo, {}).get(env_id(env), {}) if use_preset else {}
+    preset = presets().get(preset_name(algo), {}).get(env_id(env), {}) if use_preset else {}
     run_values: dict[str, Any] = {"env_kwargs": {}}
     hyper_values: dict[str, Any] = {}
     for source in (preset, options):
@@ -113,9 +113,9 @@ def resolve(algo: str, env: EnvLike, options: Mapping[str, Any], use_preset: boo
                 run_values[key] = value
             else:
                 names = [*hyper_names, *RUN_OPTIONS, "env.KEY"]
-                raise InputError(f"unknown option '{key}' for {algo}: {nearest(key, names)}")
-    config: Any = make_config(config_class, hyper_values, algo)
-    run = make_config(RunConfig, {**run_values, "algo": algo, "env": env}, "train")
+                raise InputError(f"unknown option '{key}' for {name}: {nearest(key, names)}")
+    config: Any = make_config(config_class, hyper_values, name)
+    run = make_config(RunConfig, {**run_values, "algo": name, "env": env}, "train")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", run.device):
         raise InputError(f"unknown device '{run.device}': expected auto, cpu, cuda or cuda:INDEX")
     return run, config

@@ -6,6 +6,7 @@ driver. It goes through the same two verbs and the same transport as any user's 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections import deque
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from wiserl.agent import algorithm_class
+from wiserl.agent import AlgoLike, algorithm_class, algorithm_name
 from wiserl.core.agent import Agent
 from wiserl.core.batch import Array, Fragment, Nested, check_fragment, concat_fragments, count_env_steps, cut_episodes
 from wiserl.core.checkpoint import drop_replay, open_checkpoint, point_to, prune, save_checkpoint
@@ -28,7 +29,7 @@ from wiserl.util.errors import InputError
 class TrainPlan:
     """What learner and replicas have to know. Steps are env steps over all envs."""
 
-    algo: str
+    algo: AlgoLike
     spec: EnvSpec
     config: Any  # an instance of the algorithm's config class
     total_steps: int
@@ -58,7 +59,12 @@ class Event:
 
 
 class TrainingAgent(Agent):
-    """An algorithm under training. What it fires is the algorithm's weights and what runners need to know."""
+    """An algorithm under training. What it fires is the algorithm's weights and what runners need to know.
+
+    Attributes:
+        logs: what the last round gave to log.
+        warmed_up: env steps at the end of a warm-up by hand; 0: there was none.
+    """
 
     ship_every = 1
 
@@ -77,6 +83,8 @@ class TrainingAgent(Agent):
         self.stop = False
         self.boundary = 0
         self.version = 0
+        self.warmed_up = 0
+        self.logs: dict[str, float] = {}
 
     # ---- on a runner ----
 
@@ -123,14 +131,18 @@ class TrainingAgent(Agent):
         self._next_eval = _after(steps, plan.eval_every) if plan.eval_every else None
         self.stop = steps >= plan.total_steps
 
-    def _sync_model(self) -> None:
-        known = {
+    def known(self) -> dict[str, Any]:
+        """What replicas take in."""
+        return {
+            "weights": self.algorithm.weights(),
             "env_steps": self.algorithm.env_steps,
             "stop": self.stop,
             "boundary": self.boundary,
             "version": self.version,
         }
-        self._fire({"weights": self.algorithm.weights(), **known})
+
+    def _sync_model(self) -> None:
+        self._fire(self.known())
 
     def update(self, fragment: Fragment) -> None:
         """Learn from one fragment."""
@@ -188,6 +200,7 @@ class TrainingAgent(Agent):
 
     def _note(self, fragment: Fragment, logs: dict[str, float]) -> None:
         """Take in what a round gave to log."""
+        self.logs = logs
         now = time.monotonic()
         if self._clock is None:
             self._clock = (now, self.algorithm.env_steps)
@@ -223,6 +236,18 @@ class TrainingAgent(Agent):
             return 0.0
         begun, steps = self._clock
         return (self.algorithm.env_steps - steps) / max(self._last_round - begun - self._paused, 1e-9)
+
+    # ---- by hand ----
+
+    def itself(self) -> TrainingAgent:
+        """This very object, for a caller in the same process."""
+        return self
+
+    def start_learning_at(self, env_steps: int) -> None:
+        """After a warm-up: steps before this one were random, and pay for no updates. For learner and replica alike."""
+        self.warmed_up = env_steps
+        starts = max(self.plan.config.learning_starts, env_steps)
+        self.algorithm.config = dataclasses.replace(self.plan.config, learning_starts=starts)
 
     # ---- called by the driver ----
 
@@ -284,6 +309,7 @@ class TrainingAgent(Agent):
             "episodes": self._episodes,
             "returns": list(self._returns),
             "lengths": list(self._lengths),
+            "warmed_up": self.warmed_up,
         }
         state = {"algorithm": algorithm.learner_state(), "training": own}
         replay = algorithm.replay_state() if with_replay else None
@@ -294,8 +320,8 @@ class TrainingAgent(Agent):
     def _load(self) -> None:
         checkpoint = open_checkpoint(self.plan.run_dir, "last")
         algorithm, saved = self.algorithm, checkpoint.manifest["algo"]
-        if saved != self.plan.algo:
-            raise InputError(f"checkpoint '{checkpoint.path}' was saved by {saved}, this run trains {self.plan.algo}")
+        if saved != (name := algorithm_name(self.plan.algo)):
+            raise InputError(f"checkpoint '{checkpoint.path}' was saved by {saved}, this run trains {name}")
         state = checkpoint.state()
         try:
             algorithm.policy.load_state_dict(checkpoint.weights())
@@ -317,6 +343,8 @@ class TrainingAgent(Agent):
         self._returns.extend(own["returns"])
         self._lengths.extend(own["lengths"])
         self._saved_at = algorithm.env_steps
+        if own.get("warmed_up"):
+            self.start_learning_at(own["warmed_up"])
 
 
 def _after(steps: int, every: int) -> int:

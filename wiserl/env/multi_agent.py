@@ -8,7 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
+from gymnasium.wrappers import FrameStackObservation, MaxAndSkipObservation
 from numpy.typing import NDArray
 
 from wiserl.env.make import EnvLike, env_id, is_parallel
@@ -69,7 +72,8 @@ def read_spec(env: Any, name: EnvLike) -> EnvSpec:
         InputError: a space is not supported, or the agents of a parallel env have different spaces.
     """
     if not is_parallel(env):
-        spec = EnvSpec(env_id(name), env.observation_space, env.action_space)
+        frames, padding = find_frame_stack(env)
+        spec = EnvSpec(env_id(name), env.observation_space, env.action_space, frame_stack=frames, frame_padding=padding)
     else:
         agents = tuple(env.possible_agents)
         for kind in ("observation_space", "action_space"):
@@ -86,6 +90,26 @@ def read_spec(env: Any, name: EnvLike) -> EnvSpec:
     observation_zeros(spec.observation_space, (0,))
     ActionCodec(spec.action_space)
     return spec
+
+
+def find_frame_stack(env: Any) -> tuple[int, str]:
+    """How many frames an observation of a gymnasium env stacks, and what is below an episode's first frame.
+
+    Returns:
+        `FrameStackObservation`'s stack_size and padding_type, if it is in the chain of wrappers, stacks a Box and pads
+        by "reset" or "zero", and if the wrappers around it leave the observation space as it is and do not touch
+        observations themselves. Otherwise, and for a single frame: 0 and "reset".
+    """
+    space, none = env.observation_space, (0, "reset")
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, FrameStackObservation):
+            known = isinstance(space, spaces.Box) and space == env.observation_space
+            known &= env.stack_size > 1 and env.padding_type in ("reset", "zero")
+            return (env.stack_size, env.padding_type) if known else none
+        if isinstance(env, (gym.ObservationWrapper, MaxAndSkipObservation)):
+            return none
+        env = env.env
+    return none
 
 
 class EnvRows:

@@ -7,7 +7,7 @@ named "0", "1", ... All leaves share the leading axes (`[T, E, A]`, or fewer).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
@@ -34,12 +34,18 @@ class EnvSpec:
         observation_space: of one agent.
         action_space: of one agent.
         agents: names in the order of the agent axis; `("agent_0",)` for a gymnasium env.
+        frame_stack: k, where an observation `[k, ...]` is the last k frames, oldest first; 0 where it is not.
+        frame_padding: what is below the first frame of an episode: "reset" that frame again, "zero" zeros.
+        make: what `env.make.make_env` takes to make it, where that is known; it is neither saved nor compared.
     """
 
     id: str
     observation_space: Space
     action_space: Space
     agents: tuple[str, ...] = ("agent_0",)
+    frame_stack: int = 0
+    frame_padding: str = "reset"
+    make: tuple[Any, Mapping[str, Any]] | None = field(default=None, compare=False, repr=False)
 
     @property
     def num_agents(self) -> int:
@@ -53,6 +59,8 @@ class EnvSpec:
             "observation_space": space_to_json(self.observation_space),
             "action_space": space_to_json(self.action_space),
             "agents": list(self.agents),
+            "frame_stack": self.frame_stack,
+            "frame_padding": self.frame_padding,
         }
 
     @classmethod
@@ -68,6 +76,8 @@ class EnvSpec:
                 observation_space=space_from_json(data["observation_space"]),
                 action_space=space_from_json(data["action_space"]),
                 agents=tuple(data["agents"]),
+                frame_stack=data.get("frame_stack", 0),
+                frame_padding=data.get("frame_padding", "reset"),
             )
         except KeyError as error:
             raise InputError(f"description of an env lacks {error}; it has {', '.join(data)}") from error

@@ -1,4 +1,4 @@
-"""Q-functions of an observation and a continuous action."""
+"""Q-functions: of an observation and a continuous action, or of an observation for each Discrete action."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 
 from wiserl.core.batch import Nested
@@ -13,7 +14,24 @@ from wiserl.env.spaces import EnvSpec
 from wiserl.net.encoder import MLP, Encoder
 
 
-class Critics(nn.Module):
+class _Ensemble(nn.Module):
+    """`count` MLPs with a linear head each, on the features of an observation and `more` numbers beside them."""
+
+    def __init__(
+        self, spec: EnvSpec, count: int, hidden_sizes: Sequence[int], activation: str, more: int, outputs: int
+    ) -> None:
+        super().__init__()
+        self.encoder = Encoder(spec.observation_space, (), activation)
+        mlps = [MLP([self.encoder.size + more, *hidden_sizes], activation) for _ in range(count)]
+        self.mlps: Iterable[MLP] = nn.ModuleList(mlps)  # type: ignore[assignment]  # it is one, of MLPs
+        self.heads = nn.ModuleList(nn.Linear(mlp.size, outputs) for mlp in mlps)
+
+    def _values(self, features: Tensor) -> list[Tensor]:
+        """`[N, outputs]` of each."""
+        return [head(mlp.forward(features)) for mlp, head in zip(self.mlps, self.heads, strict=True)]
+
+
+class Critics(_Ensemble):
     """`count` independent Q-functions; an image's or a Dict's encoder is shared between them, as in Stable-Baselines3.
 
     Args:
@@ -24,20 +42,28 @@ class Critics(nn.Module):
     """
 
     def __init__(self, spec: EnvSpec, count: int, hidden_sizes: Sequence[int], activation: str) -> None:
-        super().__init__()
-        self.encoder = Encoder(spec.observation_space, (), activation)
-        inputs = self.encoder.size + math.prod(spec.action_space.shape or ())
-        mlps = [MLP([inputs, *hidden_sizes], activation) for _ in range(count)]
-        self.mlps: Iterable[MLP] = nn.ModuleList(mlps)  # type: ignore[assignment]  # it is one, of MLPs
-        self.heads = nn.ModuleList(nn.Linear(mlp.size, 1) for mlp in mlps)
+        super().__init__(spec, count, hidden_sizes, activation, math.prod(spec.action_space.shape or ()), 1)
 
     def forward(self, obs: Nested, action: Tensor) -> Tensor:
         """Values `[N, count]` of actions `[N, ...]`."""
-        features = torch.cat([self.encoder(obs), action.flatten(1)], 1)
-        return torch.cat([head(mlp.forward(features)) for mlp, head in zip(self.mlps, self.heads, strict=True)], 1)
+        return torch.cat(self._values(self._features(obs, action)), 1)
 
     def first(self, obs: Nested, action: Tensor) -> Tensor:
         """Values `[N]` of the first Q-function alone."""
-        features = torch.cat([self.encoder(obs), action.flatten(1)], 1)
-        values: Tensor = self.heads[0](next(iter(self.mlps)).forward(features))
+        values: Tensor = self.heads[0](next(iter(self.mlps)).forward(self._features(obs, action)))
         return values.squeeze(1)
+
+    def _features(self, obs: Nested, action: Tensor) -> Tensor:
+        return torch.cat([self.encoder(obs), action.reshape(len(action), -1)], 1)
+
+
+class DiscreteCritics(_Ensemble):
+    """As `Critics`, for Discrete actions: each Q-function has a value for every action."""
+
+    def __init__(self, spec: EnvSpec, count: int, hidden_sizes: Sequence[int], activation: str) -> None:
+        assert isinstance(spec.action_space, spaces.Discrete)
+        super().__init__(spec, count, hidden_sizes, activation, 0, int(spec.action_space.n))
+
+    def forward(self, obs: Nested) -> Tensor:
+        """Values `[N, n, count]`."""
+        return torch.stack(self._values(self.encoder(obs)), -1)

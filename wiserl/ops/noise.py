@@ -12,6 +12,9 @@ from wiserl.core.batch import Array
 class ActionNoise:
     """Gaussian, independent at each step, or Ornstein-Uhlenbeck, which drifts (Uhlenbeck and Ornstein 1930).
 
+    The latter is x' = (1 - theta) x + std * N(0, 1), from 0, for each entry of the actions; its variance goes to
+    std^2 / (1 - (1 - theta)^2). It starts anew where the number of rows changes.
+
     Args:
         kind: which; `none`: zeros.
         std: standard deviation of what each step adds.
@@ -34,7 +37,8 @@ class ActionNoise:
         noise = rng.standard_normal(action.shape, np.float32)
         noise *= self.std
         if self.kept:
-            noise = noise if self._last is None else noise + np.float32(self.kept) * self._last
+            if self._last is not None and self._last.shape == noise.shape:
+                noise += np.float32(self.kept) * self._last
             self._last = noise
         noisy: Array = np.minimum(np.maximum(action + noise, -1.0), 1.0)
         return noisy

@@ -23,16 +23,16 @@ def flatten_parameters(module: nn.Module) -> nn.Parameter:
     return nn.Parameter(flat)
 
 
-def frozen_view(module: ModuleT, flat: nn.Parameter) -> ModuleT:
-    """A copy of `module` that reads its parameters from `flat`, the same memory, and passes them no gradient.
+def frozen_view(module: ModuleT) -> ModuleT:
+    """A copy of `module` that shares its parameters and buffers, the same memory, and passes them no gradient.
 
-    For a pass whose gradient goes through a network to its input: the actor's through the critics, say.
+    For a pass whose gradient goes through a network to its input: the actor's through the critics, say. It follows changes
+    that are made in place; parameters must not be moved to other memory (`flatten_parameters`) afterwards.
     """
-    view = copy.deepcopy(module).requires_grad_(False)
-    parameters = list(view.parameters())
-    for parameter, data in zip(parameters, _views(flat.detach(), parameters), strict=True):
-        parameter.data = data
-    return view
+    shared: dict[int, Tensor] = {id(buffer): buffer for buffer in module.buffers()}
+    for parameter in module.parameters():
+        shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    return copy.deepcopy(module, shared)
 
 
 def _views(flat: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
@@ -104,7 +104,7 @@ class TrainedNetwork(Generic[ModuleT]):
 
     def __init__(self, online: ModuleT, flat: nn.Parameter, learning_rate: float, max_grad_norm: float) -> None:
         self.online, self.flat = online, flat
-        self.frozen = frozen_view(online, flat)
+        self.frozen = frozen_view(online)
         self.target = copy.deepcopy(online).requires_grad_(False)
         self.target_flat = flatten_parameters(self.target)
         self.optimizer = FlatAdam(online, flat, learning_rate, max_grad_norm=max_grad_norm)

@@ -1,0 +1,40 @@
+"""QR-DQN, on CartPole-v1 unless told otherwise: `python example/qrdqn/qrdqn.py --n-quantiles 10`."""
+
+from __future__ import annotations
+
+import argparse
+
+import wiserl
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--env", default="CartPole-v1", help="an env with Discrete actions")
+    parser.add_argument("--total-steps", type=int, help="env steps over all envs; default: the preset's")
+    parser.add_argument("--runners", type=int, default=1, help="more than one: on Ray")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--run-dir", help="default: runs/qrdqn-ENV-sSEED")
+    switch = argparse.BooleanOptionalAction  # --double and --no-double
+    parser.add_argument(
+        "--double", action=switch, help="choose the next action with one network, value it with the other"
+    )
+    parser.add_argument("--n-quantiles", type=int, help="numbers that describe the return of each action")
+    args = parser.parse_args()
+
+    # Hyper-parameters that are not given come from the preset for this env, if there is one.
+    given = {name: value for name in ("double", "n_quantiles") if (value := getattr(args, name)) is not None}
+    summary = wiserl.train(
+        "qrdqn",
+        args.env,
+        total_steps=args.total_steps,
+        runners=args.runners,
+        seed=args.seed,
+        run_dir=args.run_dir,
+        **given,
+    )
+    print(f"return {summary['eval_return_mean']:.1f} ± {summary['eval_return_std']:.1f}")
+    print(f"{summary['updates']:,} updates for {summary['env_steps']:,} env steps")
+
+
+if __name__ == "__main__":
+    main()

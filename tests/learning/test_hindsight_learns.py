@@ -1,0 +1,39 @@
+"""Goals put in hindsight teach what rare rewards do not: bit flipping with DQN, a point to be reached with DDPG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import wiserl
+
+FLIP = {"total_steps": 5000, "envs": 4, "learning_starts": 400, "batch_size": 64, "train_freq": 4, "gradient_steps": 2,
+        "target_update_interval": 100, "learning_rate": 2e-3, "gamma": 0.9, "hidden_sizes": "128",
+        "exploration_fraction": 0.5, "buffer_size": 5000}  # fmt: skip
+REACH = {"total_steps": 3000, "envs": 1, "learning_starts": 500, "batch_size": 64, "gamma": 0.9,
+         "learning_rate": 1e-3, "noise_std": 0.2, "hidden_sizes": "64,64", "buffer_size": 3000,
+         "env.max_steps": 20, "env.speed": 0.2, "env.radius": 0.1}  # fmt: skip
+
+
+def train(folder: Path, algo: str, env: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Train on `wiserl.env.goals:ENV`; the summary."""
+    common = {"backend": "local", "device": "cpu", "vector": "inline", "quiet": True, "eval_episodes": 100}
+    return wiserl.train(algo, f"wiserl.env.goals:{env}", run_dir=folder / "run", **common, **options)
+
+
+@pytest.mark.parametrize(("strategy", "bits"), [("future", 8), ("final", 8), ("episode", 6)])
+def test_bits_are_flipped_with_goals_of_each_strategy(tmp_path, strategy, bits):
+    summary = train(tmp_path, "dqn", "BitFlip", {**FLIP, "env.bits": bits, "hindsight": strategy})
+    assert summary["eval_success_rate"] >= 0.95
+    assert summary["eval_return_mean"] > -5.0
+
+
+def test_more_bits_are_not_learned_without_hindsight(tmp_path):
+    summary = train(tmp_path, "dqn", "BitFlip", {**FLIP, "env.bits": 13, "hindsight": "none"})
+    assert summary["eval_success_rate"] < 0.1
+
+
+def test_a_point_is_reached(tmp_path):
+    assert train(tmp_path, "ddpg", "ReachGoal", {**REACH, "hindsight": "future"})["eval_success_rate"] >= 0.95

@@ -1,0 +1,201 @@
+"""SARSA (Rummery and Niranjan 1994) with a network, expected (van Seijen et al. 2009) or sampled, with lambda-returns.
+
+Top to bottom: config, targets, loss, agent; the network is in `net/q_network.py`. `docs/algorithms/sarsa.md` explains the method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from wiserl.core.algorithm import Algorithm, leading_axes
+from wiserl.core.batch import Array, Fragment, Nested, tree_map
+from wiserl.core.config import Fraction, PositiveFloat, PositiveInt
+from wiserl.net.acting import numpy_forward
+from wiserl.net.q_network import QNetwork
+from wiserl.ops.normalize import to_tensors
+from wiserl.ops.optim import FlatAdam
+from wiserl.ops.returns import gae, next_values
+from wiserl.ops.schedules import decayed, linear
+from wiserl.util.errors import InputError
+
+
+@dataclass(frozen=True)
+class SARSAConfig:
+    """Hyper-parameters of SARSA, named as those of PPO and DQN. Steps are env steps over all envs, except `n_steps`."""
+
+    learning_rate: PositiveFloat = 1e-3  # Adam's step size at the start
+    learning_rate_decay: Literal["none", "linear"] = "none"  # linear: to 0 at the last env step
+    gamma: Fraction = 0.99  # discount per step
+    expected: bool = True  # targets take the expectation over the next action; false: the action taken
+    td_lambda: Fraction = 0.0  # weight of longer returns in the targets; 0: one step
+    n_steps: PositiveInt = 32  # steps of each env per update round
+    batch_size: PositiveInt = 64  # rows per minibatch
+    n_epochs: PositiveInt = 1  # passes over a round's data
+    exploration_fraction: Fraction = 0.5  # share of training over which epsilon falls
+    exploration_initial_eps: Fraction = 1.0  # epsilon at the start
+    exploration_final_eps: Fraction = 0.05  # epsilon at the end
+    max_grad_norm: PositiveFloat = 10.0  # bound on the gradient's L2 norm; inf: none
+    hidden_sizes: tuple[PositiveInt, ...] = (64, 64)  # widths of the network (on top of a CNN: none)
+    activation: Literal["tanh", "relu", "elu", "gelu", "silu"] = "relu"  # after each hidden layer
+    max_policy_lag: PositiveInt = 4  # async: drop fragments older than this many weight versions per runner
+    compile: bool = False  # compile the loss with torch.compile: some 20 s at the start, faster updates
+
+
+def targets(fragment: Fragment, q: Array, last_q: Array, final_q: Array, epsilon: float, config: SARSAConfig) -> Array:
+    """What Q of the actions taken should have been (Sutton and Barto 2018, sections 6.4 and 6.6, lambda-returns 12.8).
+
+    Args:
+        fragment: `[T, E, A]` action, reward, terminated, truncated, and final_at.
+        q: `[T, E, A, n]` float32, Q-values of `obs`.
+        last_q: `[E, A, n]` of `last_obs`.
+        final_q: `[K, A, n]` of `final_obs`.
+        epsilon: of the policy whose expectation is taken.
+        config: gamma, td_lambda and expected are read.
+
+    Returns:
+        `[T, E, A]` float32. Where the next action is not known, at truncations and after the last row, its expectation is
+        taken in either mode. No return goes beyond the fragment.
+    """
+    expectation = [(1 - epsilon) * values.max(-1) + epsilon * values.mean(-1) for values in (q, last_q, final_q)]
+    value, last, final = expectation
+    if not config.expected:
+        value = np.take_along_axis(q, fragment["action"][..., None], -1)[..., 0]
+    following = next_values(fragment, value, last, final)
+    ended = (fragment["terminated"], fragment["truncated"])
+    # With A the generalised advantage over any value, A + value is the lambda-return that bootstraps from that value.
+    target: Array = gae(fragment["reward"], value, following, *ended, config.gamma, config.td_lambda) + value
+    return target
+
+
+def loss(network: QNetwork, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Half the mean squared error, whose gradient is that of the classic update.
+
+    Args:
+        network: what is learned.
+        batch: tensors `[N, ...]`: obs, action, target.
+
+    Returns:
+        The loss, and the Q-values of the actions taken `[N]`.
+    """
+    taken = network(batch["obs"]).gather(1, batch["action"].unsqueeze(1)).squeeze(1)
+    return 0.5 * F.mse_loss(taken, batch["target"]), taken.detach()
+
+
+class SARSA(Algorithm):
+    """Learns the Q-values of the policy that acts, epsilon-greedy in them, from each round's data; then throws it away."""
+
+    config_class = SARSAConfig
+    on_policy = True
+    title = "SARSA (expected, sampled, lambda-returns)"
+    spaces_line = "Discrete"
+    config: SARSAConfig
+    policy: QNetwork
+
+    def _build(self) -> nn.Module:
+        if not isinstance(self.spec.action_space, spaces.Discrete):
+            raise InputError(
+                f"sarsa cannot act in {self.spec.action_space}: it needs a Discrete action space. "
+                "ppo does Box, MultiDiscrete and MultiBinary"
+            )
+        self.num_actions = int(self.spec.action_space.n)
+        return QNetwork(self.spec, self.config.hidden_sizes, self.config.activation, dueling=False, sigma0=None)
+
+    @classmethod
+    def steps_per_fragment(cls, config: SARSAConfig, sync: bool, runners: int, envs: int) -> int:
+        """One fragment is the data of one update round."""
+        return config.n_steps
+
+    def _start_learning(self) -> None:
+        config = self.config
+        self.optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, max_grad_norm=config.max_grad_norm)
+        self._loss: Callable[..., tuple[Tensor, Tensor]] = torch.compile(loss) if config.compile else loss
+
+    def _own_tensors(self) -> None:
+        super()._own_tensors()
+        self._forward = numpy_forward(self.policy.encoder, self.policy.advantage)
+
+    @property
+    def epsilon(self) -> float:
+        """Probability of a random action now."""
+        config = self.config
+        return linear(
+            config.exploration_initial_eps, config.exploration_final_eps, self.progress, config.exploration_fraction
+        )
+
+    def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
+        """Epsilon-greedy (or greedy) actions."""
+        shape = leading_axes(obs)
+        epsilon = 0.0 if deterministic else self.epsilon
+        if self._forward is not None:
+            values = self._forward(obs.reshape(shape[0] * shape[1], -1))
+        else:
+            with torch.inference_mode():
+                values = self.policy(to_tensors(obs, self.device, skip_axes=2)).cpu().numpy()
+        action: Array = values.argmax(1).reshape(shape)
+        if epsilon > 0.0:
+            explore = self.rng.random(shape) < epsilon
+            action[explore] = self.rng.integers(self.num_actions, size=int(explore.sum()))
+        return {"action": action}
+
+    def update(self, fragment: Fragment) -> dict[str, float]:
+        """Targets, then `n_epochs` passes of minibatches."""
+        config = self.config
+        data = self._prepare(fragment)
+        rate = decayed(config.learning_rate, config.learning_rate_decay, self.progress)
+        num_rows = len(data["target"])
+        if not num_rows:  # a fragment of nothing but rows that are being reset
+            return {}
+        logs: list[Tensor] = []
+        for _ in range(config.n_epochs):
+            order = torch.from_numpy(self.rng.permutation(num_rows)).to(self.device)
+            shuffled = tree_map(lambda leaf, order=order: leaf[order], data)
+            for start in range(0, num_rows, config.batch_size):
+                end = start + config.batch_size
+                batch = tree_map(lambda leaf, start=start, end=end: leaf[start:end], shuffled)
+                total, taken = self._loss(self.policy, batch)
+                self.optimizer.step(total, rate)
+                self.updates += 1
+                logs.append(torch.stack([total.detach(), taken.mean()]))
+        td_loss, q_values = torch.stack(logs).mean(0).tolist()
+        return {
+            "losses/td_loss": td_loss,
+            "losses/q_values": q_values,
+            "charts/epsilon": self.epsilon,
+            "charts/learning_rate": rate,
+        }
+
+    def _prepare(self, fragment: Fragment) -> dict[str, Any]:
+        """Rows `[N, ...]` to learn from: obs, action, target."""
+        obs = to_tensors(fragment["obs"], self.device, skip_axes=3)
+        after = [to_tensors(fragment[name], self.device, skip_axes=2) for name in ("last_obs", "final_obs")]
+        with torch.no_grad():
+            q, last_q, final_q = (self.policy(rows).cpu().numpy() for rows in (obs, *after))
+        steps, envs, agents = fragment["reward"].shape
+        target = targets(
+            fragment,
+            q.reshape(steps, envs, agents, -1),
+            last_q.reshape(envs, agents, -1),
+            final_q.reshape(-1, agents, self.num_actions),
+            self.epsilon,
+            self.config,
+        )
+        rows = {"action": fragment["action"], "target": target}
+        data = {"obs": obs, **to_tensors(rows, self.device, skip_axes=3)}
+        if "alive" in fragment:
+            living = torch.from_numpy(np.flatnonzero(fragment["alive"])).to(self.device)
+            data = tree_map(lambda leaf: leaf[living], data)
+        return data
+
+    def learner_state(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict()}
+
+    def load_learner_state(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,91 @@
+"""Q-networks for Discrete actions: one number for each action, or several that describe the distribution of its return."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from wiserl.core.batch import Nested
+from wiserl.env.spaces import EnvSpec
+from wiserl.net.encoder import Encoder
+from wiserl.net.noisy import make_noisy
+
+
+class QNetwork(nn.Module):
+    """Values of all actions. Subclasses have several outputs for each, and say what value they amount to.
+
+    Args:
+        spec: of the env, whose actions are Discrete.
+        hidden_sizes: widths of the MLP on the observation's entries.
+        activation: a key of `net.encoder.ACTIVATIONS`.
+        dueling: streams for the state's value and the actions' advantages (Wang et al. 2016, equation 9), each with K outputs.
+        sigma0: initial scale of the noise on the weights of all linear layers; None: they have none.
+        outputs: K, numbers for each action.
+
+    Attributes:
+        plain: whether the values are `advantage(encoder(obs))` and no more.
+    """
+
+    def __init__(self, spec: EnvSpec, hidden_sizes: Sequence[int], activation: str, dueling: bool,
+                 sigma0: float | None, outputs: int = 1) -> None:  # fmt: skip
+        super().__init__()
+        assert isinstance(spec.action_space, spaces.Discrete)
+        self.shape = (-1, int(spec.action_space.n), outputs)
+        self.encoder = Encoder(spec.observation_space, hidden_sizes, activation)
+        self.advantage = nn.Linear(self.encoder.size, self.shape[1] * outputs)
+        self.value = nn.Linear(self.encoder.size, outputs) if dueling else None
+        self.plain = outputs == 1 and not dueling and sigma0 is None
+        if sigma0 is not None:
+            make_noisy(self, sigma0)
+
+    def outputs(self, obs: Nested) -> Tensor:
+        """What is learned about each action, `[N, n, K]`."""
+        features = self.encoder(obs)
+        advantage: Tensor = self.advantage(features).view(self.shape)
+        if self.value is None:
+            return advantage
+        value: Tensor = self.value(features).unsqueeze(1)
+        return value + advantage - advantage.mean(1, keepdim=True)
+
+    def values(self, outputs: Tensor) -> Tensor:
+        """Q-values `[...]` of outputs `[..., K]`; K is 1."""
+        return outputs.squeeze(-1)
+
+    def forward(self, obs: Nested) -> Tensor:
+        """Q-values `[N, n]`."""
+        return self.values(self.outputs(obs))
+
+
+class CategoricalNetwork(QNetwork):
+    """Outputs are the logits of the probabilities that the return is at each atom (Bellemare et al. 2017).
+
+    Attributes:
+        support: the atoms `[K]`, evenly spaced from `v_min` to `v_max`.
+    """
+
+    support: Tensor
+
+    def __init__(self, spec: EnvSpec, hidden_sizes: Sequence[int], activation: str, dueling: bool,
+                 sigma0: float | None, outputs: int, v_min: float, v_max: float) -> None:  # fmt: skip
+        super().__init__(spec, hidden_sizes, activation, dueling, sigma0, outputs)
+        self.register_buffer("support", torch.linspace(v_min, v_max, outputs), persistent=False)
+
+    def values(self, outputs: Tensor) -> Tensor:
+        """Means of the distributions."""
+        return outputs.softmax(-1) @ self.support
+
+
+class QuantileNetwork(QNetwork):
+    """Outputs are quantiles of the return, at the midpoints of K equal shares of probability (Dabney et al. 2018)."""
+
+    def values(self, outputs: Tensor) -> Tensor:
+        """Means of the quantiles."""
+        return outputs.mean(-1)
+
+
+def taken(outputs: Tensor, action: Tensor) -> Tensor:
+    """Of outputs `[N, n, K]`, those of each row's action `[N]`: `[N, K]`."""
+    return outputs.gather(1, action[:, None, None].expand(-1, 1, outputs.shape[2])).squeeze(1)
