@@ -43,6 +43,7 @@ lint: install
 
 benchmark: .venv/.benchmark
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.replay
 	$(BIN)/python -m benchmarks.scores
 
 clean:

@@ -9,6 +9,7 @@ EXTRAS = {
     "marl": ["pettingzoo>=1.25", "mpe2>=1.1", "pygame-ce>=2.5"],
     "atari": ["ale-py>=0.11", "opencv-python-headless>=4.9"],
     "mujoco": ["mujoco>=3.2", "imageio>=2.34"],
+    "minari": ["minari[hdf5]>=0.5"],
     "video": ["imageio>=2.34", "imageio-ffmpeg>=0.5"],
     "box2d": ["box2d>=2.3.10", "pygame-ce>=2.5"],
     "server": ["grpcio>=1.60", "protobuf>=4.25", "fastapi>=0.110", "uvicorn>=0.29"],

@@ -25,6 +25,7 @@ from wiserl.agent.dqn import DQN, DQNConfig
 from wiserl.buffer.prioritized import PrioritizedReplay
 from wiserl.buffer.replay import Replay
 from wiserl.core.batch import Fragment
+from wiserl.core.off_policy import BATCHES_AT_ONCE
 from wiserl.env.spaces import EnvSpec
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -109,8 +110,8 @@ def priorities(batch_size: int, entries: int = ENTRIES, rounds: int = 300) -> di
     it, drawing, learning, and writing priorities back.
 
     Returns:
-        Medians over `rounds`, per update: "draw_" and "update_" with "uniform" and "prioritised"; a prioritised draw includes
-        writing the priorities back.
+        Medians over `rounds`, per update: "draw_", "drawn_together_" (16 batches in one go) and "update_" with "uniform" and
+        "prioritised"; a prioritised draw includes writing the priorities back.
     """
     spec = EnvSpec("vectors", spaces.Box(-np.inf, np.inf, (4,), np.float32), spaces.Discrete(2))
     rng = np.random.default_rng(1)
@@ -123,13 +124,19 @@ def priorities(batch_size: int, entries: int = ENTRIES, rounds: int = 300) -> di
         agent._start_learning()
         fill(agent.replay, entries, vectors)
         agents[kind] = agent
-    draws: dict[str, Callable[[], Any]] = {"uniform": lambda: agents["uniform"].replay.sample(batch_size)}
     replay = agents["prioritised"].replay
     assert isinstance(replay, PrioritizedReplay)
     for _ in range(10):
         replay.update_priorities(replay.sample(entries // 10)["index"], rng.exponential(size=entries // 10))
-    errors = rng.exponential(size=batch_size)
-    draws["prioritised"] = lambda: replay.update_priorities(replay.sample(batch_size)["index"], errors)
+    errors = rng.exponential(size=batch_size * BATCHES_AT_ONCE)
+
+    def draw(kind: str, batches: int) -> float:
+        if kind == "uniform":
+            taken = seconds(lambda: agents[kind].replay.sample(batch_size * batches))
+        else:
+            some = errors[: batch_size * batches]
+            taken = seconds(lambda: replay.update_priorities(replay.sample(batch_size, None, batches)["index"], some))
+        return taken / batches
 
     def update(kind: str) -> float:
         agents[kind].env_steps += 64
@@ -137,11 +144,12 @@ def priorities(batch_size: int, entries: int = ENTRIES, rounds: int = 300) -> di
         taken = seconds(lambda: agents[kind].update(new))
         return taken / (agents[kind].updates - before)
 
-    times: dict[str, list[float]] = {f"{what}_{kind}": [] for what in ("draw", "update") for kind in agents}
+    times: dict[str, list[float]] = {}
     for _ in range(rounds):
         for kind in agents:
-            times[f"draw_{kind}"].append(seconds(draws[kind]))
-            times[f"update_{kind}"].append(update(kind))
+            times.setdefault(f"draw_{kind}", []).append(draw(kind, 1))
+            times.setdefault(f"drawn_together_{kind}", []).append(draw(kind, BATCHES_AT_ONCE))
+            times.setdefault(f"update_{kind}", []).append(update(kind))
     return {name: 1e6 * statistics.median(taken) for name, taken in times.items()}
 
 
@@ -180,6 +188,7 @@ def measure_all(quick: bool, measure: Callable[..., dict[str, Any]] = measure) -
             report = measure("replay:priorities", batch_size=size, **less)
             for kind in ("uniform", "prioritised"):
                 note(f"draw, {kind}, batch {size}", report[f"draw_{kind}"])
+                note(f"draw of {BATCHES_AT_ONCE} together, {kind}, batch {size}", report[f"drawn_together_{kind}"])
                 note(f"DQN update, {kind}, batch {size}", report[f"update_{kind}"])
     report = measure("replay:images", **less)
     note("stacked images", report["gibibytes"])
@@ -192,8 +201,9 @@ def lines(values: Mapping[str, Sequence[float]], promises: Sequence[Mapping[str,
     units = {"stacked images": "GiB", "sample of stacked images": "ms"}
     found = [f"- {name}: {number(figure(values, name))} {units.get(name, 'µs')}" for name in values]
     for size in BATCH_SIZES:
-        ratio = figure(values, f"draw, prioritised, batch {size} / draw, uniform, batch {size}")
-        found.append(f"- draw of batch {size}, prioritised over uniform: {number(ratio)}")
+        for what in ("draw", f"draw of {BATCHES_AT_ONCE} together"):
+            ratio = figure(values, f"{what}, prioritised, batch {size} / {what}, uniform, batch {size}")
+            found.append(f"- {what}, batch {size}, prioritised over uniform: {number(ratio)}")
     words = {True: "kept", False: "missed", None: "not measured"}
     for row in promises:
         bound = f"promised {row['sign']} {number(row['bound'])}"

@@ -420,8 +420,8 @@ def test_priorities_are_the_losses_errors_and_weights_grow_to_full_correction(ca
     assert isinstance(replay, PrioritizedReplay)
     sample, update_priorities = replay.sample, replay.update_priorities
 
-    def spy_sample(size: int, beta: float) -> Any:
-        seen.append([beta, sample(size, beta)])
+    def spy_sample(size: int, beta: float, batches: int) -> Any:
+        seen.append([beta, sample(size, beta, batches)])
         return seen[-1][1]
 
     def spy_update(index: Any, errors: Any) -> None:
@@ -431,12 +431,14 @@ def test_priorities_are_the_losses_errors_and_weights_grow_to_full_correction(ca
     replay.sample, replay.update_priorities = spy_sample, spy_update
     before = [copy.deepcopy(agent.policy), copy.deepcopy(agent.network.target)]
     feed(agent, 5, end_rate=0.3)
-    assert [entry[0] for entry in seen] == pytest.approx([0.4 + 0.6 * 0.1] * 10)
+    assert [entry[0] for entry in seen] == pytest.approx([0.4 + 0.6 * 0.1])  # ten batches in one go
     _, rows, index, errors = seen[0]
     assert np.array_equal(index, rows["index"])
-    tensors = {name: torch.as_tensor(value) for name, value in rows.items()}
-    _, expected, _ = (categorical_loss if categorical else td_loss)(*before, tensors, agent.config)
-    np.testing.assert_allclose(errors, expected.abs().numpy(), rtol=1e-5)
+    size = agent.config.batch_size
+    assert len(errors) == 10 * size
+    first = {name: torch.as_tensor(value[:size]) for name, value in rows.items()}
+    _, expected, _ = (categorical_loss if categorical else td_loss)(*before, first, agent.config)
+    np.testing.assert_allclose(errors[:size], expected.abs().numpy(), rtol=1e-5)
     assert (errors > 0.0).all()
     feed(agent, 45)
     assert seen[-1][0] == pytest.approx(1.0)

@@ -145,6 +145,7 @@ def test_custom_agent_runs(backend: str, options: tuple[str, ...], tmp_path: Pat
 
 
 TRAINING = {
+    "qrdqn": ("qrdqn/qrdqn.py", "--total-steps", "1200"),
     "ddpg": ("ddpg/ddpg.py", "--total-steps", "1100", "--noise", "ornstein_uhlenbeck"),
     "td3": ("td3/td3.py", "--total-steps", "1100", "--policy-delay", "3"),
     "sac": ("sac/sac.py", "--total-steps", "700", "--ent-coef", "auto"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,6 +73,68 @@ def test_updates_follow_env_steps_not_calls(prioritized):
     for steps in (1, 1, 40):
         feed(notes, steps)
         assert notes.updates == len(notes.seen) == (notes.env_steps - 12) // 4 * 2
+
+
+def saved_transitions(folder: Path, count: int) -> str:
+    """A data set of one long episode for `make_spec`, whose rewards are 100."""
+    obs = np.random.default_rng(0).standard_normal((count, 3)).astype(np.float32)
+    ends = {name: np.zeros(count, np.bool_) for name in ("terminations", "truncations")}
+    arrays = {"observations": obs, "next_observations": obs + 1, "actions": np.arange(count) % 4, **ends}
+    np.savez(folder / "own.npz", rewards=np.full(count, 100.0), **arrays)
+    return str(folder / "own.npz")
+
+
+class Plain(Notes):
+    extras = ()
+
+
+def make_plain(**config: Any) -> Plain:
+    config = {"learning_starts": 0, "buffer_size": 1000, "batch_size": 16} | config
+    plain = Plain(spec=make_spec(), config=OffPolicyConfig(**config), num_streams=2, total_steps=1000)
+    plain._start_learning()
+    return plain
+
+
+@pytest.mark.parametrize("prioritized", [False, True])
+def test_a_data_set_is_there_from_the_start(tmp_path, prioritized):
+    agent = make_plain(dataset=saved_transitions(tmp_path, 40), prioritized=prioritized)
+    assert len(agent.replay) == 40
+    feed(agent, 20)
+    assert len(agent.replay) == 80
+    rewards = torch.cat([batch["reward"] for batch, _, _ in agent.seen])
+    assert 0.3 < (rewards == 100.0).float().mean() < 0.7
+
+
+@pytest.mark.parametrize("prioritized", [False, True])
+def test_a_data_set_that_is_kept_apart_gives_its_share_of_every_batch(tmp_path, prioritized):
+    agent = make_plain(dataset=saved_transitions(tmp_path, 40), dataset_share=0.25, prioritized=prioritized)
+    assert not len(agent.replay)  # of one's own there is none yet
+    feed(agent, 20)
+    assert len(agent.seen) == 40
+    assert {int((batch["reward"] == 100.0).sum()) for batch, _, _ in agent.seen} == {4}
+
+
+def test_what_does_not_fit_is_refused_by_name(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.npz"):
+        make_plain(dataset="nowhere.npz")
+
+
+def test_stacked_frames_are_stored_once():
+    space = spaces.Box(0, 255, (4, 6, 6), np.uint8)
+    spec = dataclasses.replace(make_spec(space), frame_stack=4)
+    agent = Plain(spec=spec, config=OffPolicyConfig(buffer_size=1000, batch_size=16), num_streams=2, total_steps=1000)
+    agent._start_learning()
+    frames = np.random.default_rng(0).integers(256, size=(24, 2, 6, 6)).astype(np.uint8)
+    frames[:3] = frames[3]  # an episode begins with its first frame repeated
+    stacks = np.stack([frames[i : i + 20] for i in range(4)], 2)[:, :, None]
+    fragment = make_fragment(spec, 20, 2) | {"obs": stacks, "last_obs": np.stack([*frames[20:24]], 1)[:, None]}
+    agent.replay.add(fragment)
+    batch = agent.replay.sample(50)
+    found = {stack.tobytes() for stack in stacks.reshape(-1, 4, 6, 6)}
+    assert {stack.tobytes() for stack in batch["obs"]} <= found
+    assert (
+        agent.replay.nbytes < 1000 * 2 * 6 * 6 * 2
+    )  # room for 1000 stacks would be 1000 * 4 * 6 * 6, four times the frames
 
 
 @pytest.mark.parametrize("prioritized", [False, True])
@@ -291,11 +355,11 @@ def test_new_priorities_are_the_sizes_of_the_errors(name):
     agent._critic_loss = lambda *args: losses.append(loss(*args)) or losses[-1]
     agent.replay.update_priorities = lambda index, errors: written.append(errors)
     feed(agent, 2)
-    assert len(written) == 4
-    for (_, errors), sizes in zip(losses, written, strict=True):
-        np.testing.assert_array_equal(errors.abs().numpy(), sizes)
-        assert sizes.shape == (16,)
-        assert (sizes > 0).all()
+    assert len(losses) == 4
+    (sizes,) = written  # of all batches that were drawn together
+    np.testing.assert_array_equal(torch.cat([errors for _, errors in losses]).abs().numpy(), sizes)
+    assert sizes.shape == (4 * 16,)
+    assert (sizes > 0).all()
 
 
 @NAMES

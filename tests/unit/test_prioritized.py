@@ -60,6 +60,14 @@ def test_the_sum_tree_finds_what_a_running_sum_finds(numbers: list[float], fract
         assert running[index] - numbers[index] - slack <= value <= running[index] + slack
 
 
+def test_the_total_itself_finds_the_last_number_above_zero_however_sums_are_rounded() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        tree = SumTree(40)
+        tree.update(np.arange(11), rng.exponential(size=11))
+        assert tree.find(np.array([tree.total])).tolist() == [10]
+
+
 @given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 5000))
 def test_a_sum_tree_after_many_updates_equals_one_filled_at_once(seed: int, size: int) -> None:
     rng = np.random.default_rng(seed)

@@ -29,7 +29,8 @@ def test_both_kinds_of_transitions_fill_a_replay() -> None:
 
 def test_cases_report_what_the_lines_are_made_of() -> None:
     report = benchmark.priorities(batch_size=8, entries=400, rounds=2)
-    assert set(report) == {"draw_uniform", "draw_prioritised", "update_uniform", "update_prioritised"}
+    whats, kinds = ("draw", "drawn_together", "update"), ("uniform", "prioritised")
+    assert set(report) == {f"{what}_{kind}" for what in whats for kind in kinds}
     assert all(value > 0 for value in report.values())
     assert set(benchmark.images(entries=80, samples=2)) == {"gibibytes", "milliseconds"}
 
@@ -37,8 +38,15 @@ def test_cases_report_what_the_lines_are_made_of() -> None:
 def fake(function: str, **arguments: Any) -> dict[str, float]:
     if function == "replay:images":
         return {"gibibytes": 6.6, "milliseconds": 1.2}
-    scale = arguments["batch_size"]
-    return {"draw_uniform": 1 * scale, "draw_prioritised": 4 * scale, "update_uniform": 10, "update_prioritised": 12}
+    size = arguments["batch_size"]
+    return {
+        "draw_uniform": size,
+        "draw_prioritised": 4 * size,
+        "update_uniform": 10,
+        "update_prioritised": 12,
+        "drawn_together_uniform": 2,
+        "drawn_together_prioritised": 3,
+    }
 
 
 def test_every_figure_and_every_promise_has_its_line(tmp_path: Path) -> None:
@@ -54,7 +62,8 @@ def test_every_figure_and_every_promise_has_its_line(tmp_path: Path) -> None:
     for line in (
         "- DQN update, prioritised, batch 32: 12 µs",
         "- stacked images: 6.6 GiB",
-        "- draw of batch 32, prioritised over uniform: 4",
+        "- draw, batch 32, prioritised over uniform: 4",
+        "- draw of 16 together, batch 32, prioritised over uniform: 1.5",
         "a million entries: 1.2 (promised <= 1.25: kept)",
         "- ms for a batch of 32 of them: 1.2 (promised <= 1: missed)",
     ):

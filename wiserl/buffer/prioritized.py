@@ -70,15 +70,15 @@ class SumTree:
         sums = self._top.cumsum()
         values = np.minimum(values, np.nextafter(sums[-1], 0.0))
         node = sums.searchsorted(values, "right")
-        child, before = node, sums.take(node - 1, mode="wrap")
+        child = place = node  # place: of the child in all running sums
         lanes = np.arange(len(values)) * _FAN
         for level in reversed(self._levels):
-            values = values - np.where(child > 0, before, 0.0)
+            values = values - np.where(child > 0, sums.take(place - 1, mode="wrap"), 0.0)
             sums = level.take(node, 0)
             sums.cumsum(1, out=sums)
             values = np.minimum(values, np.nextafter(sums[:, -1], 0.0))
             child = (sums > values[:, None]).argmax(1)
-            before = sums.take(lanes + child - 1, mode="wrap")
+            place = lanes + child
             node = node * _FAN + child
         return node
 

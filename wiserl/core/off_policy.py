@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 
+from wiserl.buffer.dataset import load_dataset
 from wiserl.buffer.hindsight import HindsightReplay
+from wiserl.buffer.mixed import MixedReplay
 from wiserl.buffer.prioritized import PrioritizedReplay
 from wiserl.buffer.replay import Replay
 from wiserl.core.algorithm import Algorithm
@@ -25,7 +28,9 @@ from wiserl.util.errors import InputError
 from wiserl.util.seeding import derive_seed
 
 BATCHES_AT_ONCE = 16
-"""Batches that are drawn from uniform replay in one go: drawing costs per call."""
+"""Batches that are drawn from replay in one go: drawing costs per call. With priorities, those of up to 15 updates before are
+not yet known (Horgan et al. 2018 learn from older ones); drawn one by one they would cost more than the updates.
+"""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,10 @@ class OffPolicyConfig:
     prioritized_beta: Fraction = 0.4  # initial exponent of importance weights; 1 at the end of training
     hindsight: Literal["none", "future", "final", "episode"] = "none"  # which steps' achievements become goals
     hindsight_goals: PositiveInt = 4  # goals put in hindsight for each one that the env had given
+    dataset: str = ""  # transitions of one's own to start from: an .npz file, or minari:ID
+    dataset_share: Annotated[float, Meta(ge=0, lt=1)] = (
+        0.0  # of each batch from the data set; 0: it is put into the replay
+    )
     hidden_sizes: tuple[PositiveInt, ...] = (256, 256)  # widths of each network (of what acts, on a CNN: none)
     activation: Literal["tanh", "relu", "elu", "gelu", "silu"] = "relu"  # after each hidden layer
     compile: bool = False  # compile the loss with torch.compile: some 20 s at the start, faster updates
@@ -68,6 +77,7 @@ class OffPolicy(Algorithm):
     supports = "replay: uniform or prioritised, n-step, hindsight on goal envs"
     extras: ClassVar[tuple[str, ...]] = ()
     config: OffPolicyConfig
+    replay: Replay | MixedReplay
 
     def __init__(self, sync: bool = True, *, spec: EnvSpec, config: Any, **others: Any) -> None:
         """As `Algorithm`.
@@ -108,17 +118,32 @@ class OffPolicy(Algorithm):
     def _start_learning(self) -> None:
         config = self.config
         self.generator = torch.Generator(self.device)
-        seed = derive_seed(self.seed, "replay")
-        arguments = (config.buffer_size, self.num_streams, seed, config.n_step, config.gamma, self.extras)
-        self.replay: Replay
+        own = self._make_replay(config.buffer_size, self.num_streams, "replay")
+        self.replay = own
+        if config.dataset:
+            self._load(list(load_dataset(config.dataset, self.spec)), own)
+
+    def _make_replay(self, capacity: int, num_streams: int, name: str) -> Replay:
+        config, spec = self.config, self.spec
+        arguments = (capacity, num_streams, derive_seed(self.seed, name), config.n_step, config.gamma, self.extras)
         if config.hindsight != "none":
             reward, goals = self._goal_reward(), config.hindsight_goals
-            self.replay = HindsightReplay(*arguments, reward=reward, strategy=config.hindsight, goals=goals)
-        elif config.prioritized:
-            alpha, beta = config.prioritized_alpha, config.prioritized_beta
-            self.replay = PrioritizedReplay(*arguments, alpha=alpha, beta=beta)
-        else:
-            self.replay = Replay(*arguments)
+            return HindsightReplay(*arguments, reward=reward, strategy=config.hindsight, goals=goals)
+        stack, padding = spec.frame_stack, spec.frame_padding
+        if config.prioritized:
+            return PrioritizedReplay(
+                *arguments, alpha=config.prioritized_alpha, frame_stack=stack, frame_padding=padding
+            )
+        return Replay(*arguments, frame_stack=stack, frame_padding=padding)
+
+    def _load(self, fragments: list[Fragment], own: Replay) -> None:
+        """Take in transitions from outside: into one's own replay, or beside it."""
+        share, kept = self.config.dataset_share, own
+        if share:
+            kept = self._make_replay(sum(len(fragment["reward"]) for fragment in fragments) + 1, 1, "dataset")
+            self.replay = MixedReplay([(own, 1.0 - share), (kept, share)])
+        for fragment in fragments:
+            kept.add(fragment)
 
     def _goal_reward(self) -> GoalReward:
         if self.spec.make is None:
@@ -148,29 +173,36 @@ class OffPolicy(Algorithm):
         rate = decayed(config.learning_rate, config.learning_rate_decay, self.progress)
         self.generator.manual_seed(derive_seed(self.seed, "learn", self.updates))
         logs: dict[str, Tensor | float] = {}
-        for batch in self._batches(due):
-            errors, newest = self.learn(batch, rate)
-            logs.update(newest)
-            self.updates += 1
-            if isinstance(self.replay, PrioritizedReplay):
-                self.replay.update_priorities(batch["index"].cpu().numpy(), errors.abs().cpu().numpy())
+        ahead = 1 if self.extras else BATCHES_AT_ONCE  # what an update writes back is in the next batch
+        while due > 0:
+            batches = min(due, ahead)
+            logs.update(self._learn_from(self._draw(batches), batches, rate))
+            due -= batches
         values = {name: float(value.mean() if isinstance(value, Tensor) else value) for name, value in logs.items()}
         return {**values, "charts/learning_rate": rate}
 
-    def _batches(self, count: int) -> Iterator[dict[str, Any]]:
-        """Batches for `count` updates, as tensors. With priorities each is drawn after the update before it."""
+    def _draw(self, batches: int) -> dict[str, Any]:
+        """Rows of so many batches, one after the other."""
         size = self.config.batch_size
-        if isinstance(self.replay, PrioritizedReplay):
-            beta = linear(self.config.prioritized_beta, 1.0, self.progress)
-            for _ in range(count):
-                yield to_tensors(self.replay.sample(size, beta), self.device)
-            return
-        ahead = 1 if self.extras else BATCHES_AT_ONCE  # what an update writes back is in the next batch
-        for first in range(0, count, ahead):
-            together = min(count - first, ahead)
-            drawn = to_tensors(self.replay.sample(together * size), self.device)
-            for start in range(0, together * size, size):
-                yield tree_map(lambda leaf, start=start: leaf[start : start + size], drawn)
+        if isinstance(self.replay, PrioritizedReplay | MixedReplay):
+            return self.replay.sample(size, linear(self.config.prioritized_beta, 1.0, self.progress), batches)
+        return self.replay.sample(size * batches)
+
+    def _learn_from(self, drawn: dict[str, Any], batches: int, rate: float) -> dict[str, Tensor | float]:
+        """An update for each batch, and then the new priorities; returns what to log."""
+        rows, size = to_tensors(drawn, self.device), self.config.batch_size
+        logs: dict[str, Tensor | float] = {}
+        errors = []
+        for start in range(0, batches * size, size):
+            batch = tree_map(lambda leaf, start=start: leaf[start : start + size], rows)
+            error, newest = self.learn(batch, rate)
+            errors.append(error)
+            logs.update(newest)
+            self.updates += 1
+        if self.config.prioritized:
+            assert isinstance(self.replay, PrioritizedReplay | MixedReplay)
+            self.replay.update_priorities(drawn["index"], torch.cat(errors).abs().cpu().numpy())
+        return logs
 
     def replay_state(self) -> dict[str, Any]:
         return self.replay.state_dict()
