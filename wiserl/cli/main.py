@@ -71,13 +71,15 @@ def train(algo: str, env: str, config: str | None, resume: str | None, settings:
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def evaluate_command(run_dir: str, episodes: str, checkpoint: str, stochastic: bool, as_json: bool) -> None:
     """Evaluate a trained policy on an env of its own."""
-    from wiserl.core.evaluation import evaluate
+    from wiserl.core.evaluation import run_episodes
     from wiserl.core.policy import load
 
     policy = load(run_dir, checkpoint)
     manifest = policy.manifest
     count = _positive(episodes, "--episodes")
-    returns = evaluate(policy, manifest["env"], manifest["env_kwargs"], count, manifest["seed"], not stochastic)
+    returns, success = run_episodes(
+        policy, manifest["env"], manifest["env_kwargs"], count, manifest["seed"], not stochastic
+    )
     result = {
         "algo": manifest["algo"],
         "env": manifest["env"],
@@ -87,12 +89,15 @@ def evaluate_command(run_dir: str, episodes: str, checkpoint: str, stochastic: b
         "eval_return_std": float(returns.std()),
         "eval_returns": returns.tolist(),
     }
+    if success is not None:
+        result["eval_success_rate"] = float(success.mean())
     if as_json:
         click.echo(json.dumps(result))
     else:
         click.echo(
             f"{result['algo']} on {result['env']} after {result['checkpoint_env_steps']:,} env steps: return "
             f"{returns.mean():.2f} ± {returns.std():.2f} over {count} episodes (lowest {returns.min():.2f}, highest {returns.max():.2f})"
+            + ("" if success is None else f"; success {success.mean():.0%}")
         )
 
 

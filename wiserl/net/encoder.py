@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from wiserl.core.batch import Nested
 from wiserl.env.spaces import child_spaces
+from wiserl.net.dense import linear
 from wiserl.util.errors import InputError
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -45,8 +46,12 @@ class MLP(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """`[N, size]` from `[N, inputs]`."""
-        for layer in self.layers:
-            features = self.activation(F.linear(features, layer.weight, layer.bias))
+        if self.activation is torch.relu:
+            for layer in self.layers:
+                features = linear(features, layer.weight, layer.bias, relu=True)
+        else:
+            for layer in self.layers:
+                features = self.activation(linear(features, layer.weight, layer.bias))
         return features
 
 
@@ -92,7 +97,7 @@ class NatureCNN(nn.Module):
             flat = self.convolutions(
                 torch.zeros(1, *self._channels_first(torch.zeros(1, *space.shape)).shape[1:])
             ).shape[1]
-        self.head = nn.Sequential(nn.Linear(flat, features), nn.ReLU())
+        self.head = nn.Linear(flat, features)
         self.size = features
 
     def _channels_first(self, image: Tensor) -> Tensor:
@@ -100,8 +105,8 @@ class NatureCNN(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Features `[N, features]`."""
-        features: Tensor = self.head(self.convolutions(self._channels_first(image).float() * self.scale))
-        return features
+        features = self.convolutions(self._channels_first(image).float() * self.scale)
+        return linear(features, self.head.weight, self.head.bias, relu=True)
 
 
 class _OneHot(nn.Module):

@@ -36,7 +36,14 @@ HEADLINES = {
 }
 SUMMARY_KEYS = (
     *("algo", "env", "seed", "backend", "runners", "env_steps", "updates", "wall_seconds", "steps_per_second"),
-    *("train_return_mean", "eval_return_mean", "eval_return_std", "policy_lag_mean", "runner_restarts"),
+    *(
+        "train_return_mean",
+        "eval_return_mean",
+        "eval_return_std",
+        "eval_success_rate",
+        "policy_lag_mean",
+        "runner_restarts",
+    ),
 )
 
 
