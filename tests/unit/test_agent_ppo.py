@@ -96,9 +96,9 @@ def make_agent(spec: Any = None, streams: int = 2, **config: Any) -> PPO:
 def spy_on_batches(agent: PPO) -> list[dict[str, Any]]:
     batches, original = [], agent.loss
 
-    def spy(policy: Any, batch: dict[str, Any], config: PPOConfig) -> Any:
+    def spy(policy: Any, batch: dict[str, Any], config: PPOConfig, log: bool) -> Any:
         batches.append(batch)
-        return original(policy, batch, config)
+        return original(policy, batch, config, log)
 
     agent.loss = spy
     return batches
@@ -276,12 +276,34 @@ def test_epochs_stop_where_the_policy_moved_too_far():
     agent = make_agent(n_epochs=5, batch_size=5, target_kl=0.1)
     kls = iter([0.0, 0.149, 0.151, 0.0])
 
-    def fake(policy: Any, batch: Any, config: Any) -> Any:
+    def fake(policy: Any, batch: Any, config: Any, log: bool) -> Any:
+        assert log
         return policy.value(batch["obs"]).sum(), torch.tensor([0, 0, 0, 0, next(kls), 0])
 
     agent.loss = fake
     agent.update(act_and_finish(agent, make_fragment(steps=5, envs=2)))
     assert agent.updates == 2
+
+
+@pytest.mark.parametrize("ent_coef", [0.0, 0.3])
+def test_figures_are_those_of_the_last_epoch_and_the_loss_is_the_same_without_them(ent_coef):
+    agent = make_agent(n_epochs=3, batch_size=5, ent_coef=ent_coef)
+    seen, original = [], agent.loss
+
+    def spy(policy: Any, batch: Any, config: Any, log: bool) -> Any:
+        (with_figures, _), (without, none) = (
+            original(policy, batch, config, True),
+            original(policy, batch, config, False),
+        )
+        assert none is None
+        assert torch.equal(with_figures, without)
+        seen.append((log, with_figures.item()))
+        return original(policy, batch, config, log)
+
+    agent.loss = spy
+    logs = agent.update(act_and_finish(agent, make_fragment(steps=5, envs=2)))
+    assert [log for log, _ in seen] == [False] * 4 + [True] * 2
+    assert logs["losses/loss"] == pytest.approx(np.mean([value for log, value in seen if log]), rel=1e-5)
 
 
 @pytest.mark.parametrize(("decay", "expected"), [("none", 1e-3), ("linear", 0.75e-3)])
