@@ -74,14 +74,9 @@ class ActorCritic(nn.Module):
         self.critic = nn.Linear(self.actor_encoder.size, 1)
         self.log_std = nn.Parameter(torch.full((self.actor.out_features,), config.log_std_init)) if gaussian else None
         if config.ortho_init:
-            gains = (
-                (self.actor_encoder, 2**0.5),
-                (self.critic_encoder, 2**0.5),
-                (self.actor, 0.01),
-                (self.critic, 1.0),
-            )
-            for part, gain in gains:
+            for part, gain in ((self.actor_encoder, 2**0.5), (self.critic_encoder, 2**0.5), (self.actor, 0.01)):
                 orthogonal_(part, gain)
+            orthogonal_(self.critic, 1.0)
 
     def normalize(self, obs: Nested) -> Nested:
         """Observations as the networks want them."""
@@ -185,8 +180,7 @@ class PPO(Algorithm):
 
     def finish_fragment(self, fragment: Fragment) -> None:
         """Behaviour log-probabilities of all steps in one pass."""
-        outputs = torch.from_numpy(fragment.pop("outputs"))
-        action = torch.from_numpy(fragment["action"])
+        outputs, action = torch.from_numpy(fragment.pop("outputs")), torch.from_numpy(fragment["action"])
         log_prob = self.policy.head.log_prob(outputs.flatten(0, 2), action.flatten(0, 2))
         fragment["log_prob"] = log_prob.numpy().reshape(fragment["reward"].shape)
 
@@ -224,9 +218,9 @@ class PPO(Algorithm):
         config, policy = self.config, self.policy
         raw = to_tensors(fragment["obs"], self.device, skip_axes=3)
         alive = fragment.get("alive")
-        living = None if alive is None else torch.from_numpy(np.flatnonzero(alive)).to(self.device)
+        living = slice(None) if alive is None else torch.from_numpy(np.flatnonzero(alive)).to(self.device)
         if policy.normalizer is not None:
-            policy.normalizer.update(raw if living is None else tree_map(lambda leaf: leaf[living], raw))
+            policy.normalizer.update(tree_map(lambda leaf: leaf[living], raw))
         with torch.no_grad():
             obs = policy.normalize(raw)
             after = [to_tensors(fragment[name], self.device, skip_axes=2) for name in ("last_obs", "final_obs")]
@@ -235,19 +229,17 @@ class PPO(Algorithm):
         last, final = values[1].reshape(value.shape[1:]), values[2].reshape(-1, value.shape[2])
         following = next_values(fragment, value, last, final)
         reward = self.return_scale.scale(fragment) if config.normalize_reward else fragment["reward"]
-        advantage = gae(
-            reward, value, following, fragment["terminated"], fragment["truncated"], config.gamma, config.gae_lambda
-        )
+        ends = fragment["terminated"], fragment["truncated"]
+        advantage = gae(reward, value, following, *ends, config.gamma, config.gae_lambda)
         target = advantage + value
         rows = {"action": fragment["action"], "log_prob": fragment["log_prob"], "advantage": advantage}
         rows.update(value=value, target=target)
         data = {"obs": obs, **to_tensors(rows, self.device, skip_axes=3)}
-        if living is not None:
+        if alive is not None:
             data = tree_map(lambda leaf: leaf[living], data)
             target, value = target[alive], value[alive]
         variance = float(np.var(target)) if target.size else 0.0
-        explained = 1.0 - float(np.var(target - value)) / variance if variance > 0 else math.nan
-        return data, explained
+        return data, 1.0 - float(np.var(target - value)) / variance if variance > 0 else math.nan
 
     def learner_state(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict(), "return_scale": self.return_scale.state_dict()}
