@@ -25,7 +25,7 @@ def train(algo: str, env: str, run_dir: Path, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+@pytest.mark.parametrize("algo", ["ppo", "dqn", "sac"])  # sac: layers that go by oneDNN
 def test_local_and_ray_give_bit_identical_weights(algo: str, tmp_path: Path, cluster: Any) -> None:
     for backend in ("local", "ray"):
         summary = train(algo, "CartPole-v1", tmp_path / backend, backend=backend, seed=3)
@@ -46,6 +46,7 @@ PRIORITISED = {"prioritized": True, "dueling": True, "double": True}
         ("ppo", "local", NORMALISED),
         ("dqn", "local", PRIORITISED),
         ("dqn", "local", {}),
+        ("sac", "local", {}),
         pytest.param("ppo", "ray", {}, marks=pytest.mark.ray),
     ],
 )
