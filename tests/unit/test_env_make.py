@@ -110,7 +110,8 @@ def test_a_module_in_the_current_directory_is_found(tmp_path, monkeypatch):
     (tmp_path / "envs_of_a_user.py").write_text("from tests.envs import Chain as make\n")
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
-    make_env("envs_of_a_user:make", {"length": 3})
+    made = make_env("envs_of_a_user:make", {"length": 3})
+    assert isinstance(made, Chain)
 
 
 def test_ids_are_readable():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -49,7 +50,7 @@ class _Stop(Exception):
     """Nothing more can be tried: a call raised or returned something that cannot be read on."""
 
 
-class _Checker(Findings):
+class _Checker(Findings, ABC):
     """What both kinds of env share; subclasses make one call of each kind and check what it returned."""
 
     def __init__(self, env: Any) -> None:
@@ -71,21 +72,21 @@ class _Checker(Findings):
         except _Stop:
             pass
 
+    @abstractmethod
     def check_spaces(self) -> bool:
         """Check the env's spaces; whether they can be read at all."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reset(self, seed: int | None) -> Any:
         """Reset and check; what was observed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, action: Any) -> tuple[Any, bool]:
         """Step and check; what was observed (all that a seed should fix), and whether the episode is over."""
-        raise NotImplementedError
 
+    @abstractmethod
     def random_action(self) -> Any:
         """An action as the env's step takes it."""
-        raise NotImplementedError
 
     def call(self, what: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the env; an exception is a problem that ends the check."""

@@ -7,6 +7,7 @@ The interface is that of gymnasium-robotics' GoalEnv: a Dict observation with `o
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,7 +126,7 @@ class GoalReward:
         )
 
 
-class GoalEnv(gym.Env[Any, Any]):
+class GoalEnv(gym.Env[Any, Any], ABC):
     """What the two envs here share: an episode ends when its goal is reached, or after `max_steps`.
 
     Reward 0 in the step that reaches the goal, -1 in every other. `info["is_success"]` says whether it is reached.
@@ -134,9 +135,9 @@ class GoalEnv(gym.Env[Any, Any]):
     def __init__(self, max_steps: int) -> None:
         self.max_steps = max_steps
 
+    @abstractmethod
     def is_success(self, achieved: Array, desired: Array) -> Array:
         """Whether `achieved [..., n]` are the goals `desired [..., n]`, bool `[...]`."""
-        raise NotImplementedError
 
     def compute_reward(self, achieved_goal: Array, desired_goal: Array, info: Any) -> Array:
         """Rewards float32 `[...]` of steps that led to `achieved_goal [..., n]`."""
