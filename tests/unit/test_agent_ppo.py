@@ -64,10 +64,13 @@ def test_values_are_kept_near_the_old_ones_where_that_is_asked_for():
     assert figures(clip_range_vf=0.5)["value"] == pytest.approx((0 + 0.25 + 0.25 + 4.5**2) / 4)
 
 
-def test_advantages_are_normalised_per_minibatch_but_not_one_alone():
-    assert figures(normalize_advantage=True)["policy"] == pytest.approx(POLICY_LOSS / math.sqrt(4 / 3))
-    one = {name: value[:1] for name, value in BATCH.items()}
-    assert figures(one, normalize_advantage=True)["policy"] == pytest.approx(-1.2)
+@pytest.mark.parametrize("asked", [True, False])
+def test_an_update_normalises_advantages_where_it_is_asked_to(asked):
+    agent = make_agent(batch_size=5, normalize_advantage=asked)
+    batches = spy_on_batches(agent)
+    agent.update(act_and_finish(agent, make_fragment(steps=5, envs=2)))
+    assert len(batches) == 2
+    assert all((abs(float(batch["advantage"].mean())) < 1e-6) == asked for batch in batches)
 
 
 def test_gradients_are_those_of_the_rows_that_are_not_clipped_and_of_the_value_error():

@@ -1,53 +1,98 @@
-"""The linear layer by oneDNN computes what PyTorch's does, forwards and backwards, and only where it is meant to."""
+"""Layers as one autograd node compute what PyTorch's do, forwards and backwards, and only where they are meant to."""
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from wiserl.net.dense import MIN_PRODUCTS, by_onednn, linear
+from wiserl.net.dense import MIN_PRODUCTS, MIN_TANH, as_one_node, dense
+
+LARGE = (256, 256, 256)
+ACTIVATIONS = {"none": lambda features: features, "relu": torch.relu, "tanh": torch.tanh}
 
 
-def layer(rows: int, inputs: int, outputs: int, seed: int = 0) -> list[torch.Tensor]:
+def network(rows: int, *sizes: int, seed: int = 0) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Features `[rows, sizes[0]]` and layers of the following sizes, each to be differentiated by."""
     generator = torch.Generator().manual_seed(seed)
-    shapes = ((rows, inputs), (outputs, inputs), (outputs,))
-    return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+
+    def draw(*shape: int) -> torch.Tensor:
+        return (torch.randn(shape, generator=generator) / shape[-1] ** 0.5).requires_grad_()
+
+    layers = [(draw(outputs, inputs), draw(outputs)) for inputs, outputs in itertools.pairwise(sizes)]
+    return draw(rows, sizes[0]), layers
 
 
-@pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("shape", [(256, 256, 256), (1024, 16, 300), (8, 16, 4)])
-def test_it_computes_what_the_usual_layer_does_and_passes_the_same_gradients(shape, relu):
-    ours, usual = layer(*shape), layer(*shape)
-    seen = linear(*ours, relu=relu)
-    expected = torch.relu(F.linear(*usual)) if relu else F.linear(*usual)
-    torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-4)
+def usual(features: torch.Tensor, layers: list[tuple[torch.Tensor, torch.Tensor]], activation: str) -> torch.Tensor:
+    for weight, bias in layers:
+        features = ACTIVATIONS[activation](F.linear(features, weight, bias))
+    return features
+
+
+@pytest.mark.parametrize("activation", ["none", "relu", "tanh"])
+@pytest.mark.parametrize("sizes", [LARGE, (1024, 16, 300), (256, 4, 64, 64), (300, 8, 300, 16), (8, 16, 4)])
+def test_it_computes_what_the_usual_layers_do_and_passes_the_same_gradients(activation, sizes):
+    (features, layers), (usual_features, usual_layers) = network(*sizes), network(*sizes)
+    seen = dense(features, layers, activation)
+    expected = usual(usual_features, usual_layers, activation)
+    torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(dense(features, layers, activation), seen)
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
     (seen * weights).sum().backward()
     (expected * weights).sum().backward()
-    for mine, theirs in zip(ours, usual, strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-3)
+    ours = [features, *(tensor for layer in layers for tensor in layer)]
+    theirs = [usual_features, *(tensor for layer in usual_layers for tensor in layer)]
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-3)
 
 
-def test_frozen_weights_get_no_gradient_and_pass_it_on():
-    features, weight, bias = layer(256, 256, 256)
-    weight.requires_grad_(False)
-    bias.requires_grad_(False)
-    linear(features, weight, bias, relu=True).sum().backward()
-    assert weight.grad is None
-    assert bias.grad is None
+def test_tanh_is_exact_where_it_is_flat_and_where_it_is_straight():
+    rows = torch.tensor([[-100.0], [-1e-4], [0.0], [1e-4], [100.0]]).expand(5, MIN_TANH).reshape(-1, 1)
+    layers = [(torch.ones(1, 1), torch.zeros(1))]
+    assert as_one_node(rows, layers, "tanh")
+    torch.testing.assert_close(dense(rows, layers, "tanh"), torch.tanh(rows), rtol=0, atol=2e-7)
+
+
+def test_what_is_not_a_number_stays_so():
+    features, layers = network(256, 4, 64)
+    with torch.no_grad():
+        features[7] = float("nan")
+        assert dense(features, layers, "tanh").isnan().any(1).nonzero().tolist() == [[7]]
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_frozen_weights_get_no_gradient_and_pass_it_on(activation):
+    features, layers = network(256, 256, 256, 256)
+    for layer in layers:
+        for tensor in layer:
+            tensor.requires_grad_(False)
+    dense(features, layers, activation).sum().backward()
+    assert all(tensor.grad is None for layer in layers for tensor in layer)
     assert features.grad.abs().sum() > 0
 
 
+def test_an_input_that_needs_no_gradient_gets_none():
+    features, layers = network(256, 256, 256)
+    features.requires_grad_(False)
+    dense(features, layers, "relu").sum().backward()
+    assert features.grad is None
+    assert layers[0][0].grad.abs().sum() > 0
+
+
 def test_it_gives_the_same_bits_each_time():
-    first, second = (linear(*layer(256, 256, 256), relu=True) for _ in range(2))
+    first, second = (dense(*network(*LARGE), "relu") for _ in range(2))
     assert torch.equal(first, second)
 
 
-def test_large_float32_products_on_the_cpu_go_by_onednn_and_no_others():
+def test_only_large_float32_networks_on_the_cpu_leave_the_usual_way():
     rows = MIN_PRODUCTS // (64 * 64)
-    features, weight, _ = layer(rows, 64, 64)
-    assert by_onednn(features, weight) == torch.backends.mkldnn.is_available()
-    assert not by_onednn(features[:-1], weight)
-    assert not by_onednn(features.double(), weight.double())
-    assert not by_onednn(features.to("meta"), weight.to("meta"))
+    features, layers = network(rows, 64, 64)
+    assert as_one_node(features, layers, "relu") == torch.backends.mkldnn.is_available()
+    assert not as_one_node(features[:-1], layers, "relu")
+    assert as_one_node(features[: MIN_TANH // 64], layers, "tanh")
+    assert not as_one_node(features[: MIN_TANH // 64 - 1], layers, "tanh")
+    for moved in (torch.Tensor.double, lambda tensor: tensor.to("meta")):
+        assert not as_one_node(moved(features), [(moved(weight), moved(bias)) for weight, bias in layers], "tanh")

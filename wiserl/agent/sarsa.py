@@ -20,6 +20,7 @@ from wiserl.core.batch import Array, Fragment, Nested, tree_map
 from wiserl.core.config import Fraction, PositiveFloat, PositiveInt
 from wiserl.net.acting import numpy_forward
 from wiserl.net.q_network import QNetwork
+from wiserl.ops.minibatches import minibatches
 from wiserl.ops.normalize import to_tensors
 from wiserl.ops.optim import FlatAdam
 from wiserl.ops.returns import gae, next_values
@@ -150,16 +151,11 @@ class SARSA(Algorithm):
         config = self.config
         data = self._prepare(fragment)
         rate = decayed(config.learning_rate, config.learning_rate_decay, self.progress)
-        num_rows = len(data["target"])
-        if not num_rows:  # a fragment of nothing but rows that are being reset
+        if not len(data["target"]):  # a fragment of nothing but rows that are being reset
             return {}
         logs: list[Tensor] = []
         for _ in range(config.n_epochs):
-            order = torch.from_numpy(self.rng.permutation(num_rows)).to(self.device)
-            shuffled = tree_map(lambda leaf, order=order: leaf[order], data)
-            for start in range(0, num_rows, config.batch_size):
-                end = start + config.batch_size
-                batch = tree_map(lambda leaf, start=start, end=end: leaf[start:end], shuffled)
+            for batch in minibatches(data, config.batch_size, self.rng):
                 total, taken = self._loss(self.policy, batch)
                 self.optimizer.step(total, rate)
                 self.updates += 1

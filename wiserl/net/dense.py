@@ -1,77 +1,123 @@
-"""A linear layer on the CPU by oneDNN, whose matrix product takes half of the usual one's time on processors with AVX-512.
+"""Fully connected layers on the CPU as one autograd node, each matrix product by the faster of two libraries.
 
-PyTorch multiplies float32 matrices by MKL, which leaves AVX-512 unused on processors of other makers. The gain is for matrices
-that are large next to the price of a call; small ones, other devices and compiled code go the usual way.
+PyTorch multiplies float32 matrices by MKL, which leaves AVX-512 unused on processors of other makers; oneDNN takes half of its
+time for products that are large next to the price of a call. PyTorch's tanh takes eight times as long as its sigmoid, from which
+it can be had. An autograd node written in Python costs as much as a layer saves, hence one for all layers. Small networks, other
+devices and compiled code go the usual way.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 MIN_PRODUCTS = 2**21
-"""Multiplications from which on oneDNN is faster, its price per call included: measured with batches of 32 to 2048 rows and layers
-64 to 256 wide.
+"""Multiplications from which on oneDNN does a product, its price per call included: measured with batches of 32 to 2048 rows and
+layers 64 to 256 wide, amid the rest of an update (alone, it pays from half of that on).
 """
+MIN_TANH = 2**13
+"""Values of tanh from which on the cheaper way to them pays for the node."""
+_MINUS_ONE = torch.tensor(-1.0)
 _AVAILABLE = bool(torch.backends.mkldnn.is_available()) and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
 
+Activation: TypeAlias = Literal["none", "relu", "tanh"]
+Layers: TypeAlias = Sequence[tuple[Tensor, Tensor]]
 
-def linear(features: Tensor, weight: Tensor, bias: Tensor, relu: bool = False) -> Tensor:
-    """`features @ weight.T + bias`, and what `torch.relu` makes of it if asked for.
+
+def dense(features: Tensor, layers: Layers, activation: Activation) -> Tensor:
+    """`activation(features @ weight.T + bias)`, layer after layer.
 
     Args:
         features: `[N, inputs]`.
-        weight: `[outputs, inputs]`.
-        bias: `[outputs]`.
-        relu: whether to apply it.
+        layers: weight `[outputs, inputs]` and bias `[outputs]` of each.
+        activation: after each.
 
     Returns:
-        `[N, outputs]`.
+        `[N, outputs of the last]`.
     """
-    if by_onednn(features, weight):
-        result: Tensor = _OneDNNLinear.apply(features, weight, bias, relu)  # type: ignore[no-untyped-call]
-        return result
-    outputs = F.linear(features, weight, bias)
-    return torch.relu(outputs) if relu else outputs
+    if not as_one_node(features, layers, activation):
+        for weight, bias in layers:
+            features = F.linear(features, weight, bias)
+            if activation != "none":
+                features = torch.relu(features) if activation == "relu" else torch.tanh(features)
+        return features
+    if not torch.is_grad_enabled():
+        return _outputs(features, layers, activation)[-1]
+    result: Tensor = _Dense.apply(features, activation, *(tensor for layer in layers for tensor in layer))  # type: ignore[no-untyped-call]
+    return result
 
 
-def by_onednn(features: Tensor, weight: Tensor) -> bool:
-    """Whether `linear` leaves this product to oneDNN. It depends on shapes alone, so that every run computes the same."""
-    return (
-        _AVAILABLE
-        and len(features) * weight.numel() >= MIN_PRODUCTS
-        and features.device.type == "cpu"
-        and features.dtype == weight.dtype == torch.float32
-        and not torch.compiler.is_compiling()
-    )
+def as_one_node(features: Tensor, layers: Layers, activation: Activation) -> bool:
+    """Whether `dense` leaves the usual way. It depends on shapes alone, so that every run computes the same."""
+    if not layers or features.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    if any(tensor.dtype != torch.float32 for tensor in (features, layers[0][0])):
+        return False
+    if activation == "tanh" and len(features) * sum(len(weight) for weight, _ in layers) >= MIN_TANH:
+        return True
+    return any(_by_onednn(features, weight) for weight, _ in layers)
 
 
-def _product(left: Tensor, right: Tensor, bias: Tensor | None = None, after: str = "none") -> Tensor:
-    """`left @ right.T (+ bias)`."""
+def _outputs(features: Tensor, layers: Layers, activation: Activation) -> list[Tensor]:
+    """The input, and the output of each layer."""
+    outputs = [features]
+    for weight, bias in layers:
+        if _by_onednn(features, weight):
+            features = _product(features, weight, bias, activation)
+        elif activation == "tanh":  # tanh(x) = 2 sigmoid(2 x) - 1
+            features = torch.addmm(bias, features, weight.t(), beta=2, alpha=2).sigmoid_()
+            torch.add(_MINUS_ONE, features, alpha=2, out=features)
+        else:
+            features = F.linear(features, weight, bias)
+            if activation == "relu":
+                features.relu_()
+        outputs.append(features)
+    return outputs
+
+
+def _by_onednn(features: Tensor, weight: Tensor) -> bool:
+    return _AVAILABLE and len(features) * weight.numel() >= MIN_PRODUCTS
+
+
+def _product(left: Tensor, right: Tensor, bias: Tensor | None = None, after: Activation = "none") -> Tensor:
+    """`left @ right.T (+ bias)`, then `after`."""
     result: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, after, [], "")
     return result
 
 
-class _OneDNNLinear(torch.autograd.Function):
+class _Dense(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
-        outputs = _product(features, weight, bias, "relu" if relu else "none")
-        ctx.save_for_backward(features, weight, outputs if relu else None)
-        return outputs
+    def forward(ctx: Any, features: Tensor, activation: Activation, *parameters: Tensor) -> Tensor:
+        weights = parameters[::2]
+        outputs = _outputs(features, list(zip(weights, parameters[1::2], strict=True)), activation)
+        ctx.activation = activation
+        ctx.save_for_backward(*outputs, *weights)
+        return outputs[-1]
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        features, weight, outputs = ctx.saved_tensors
-        gradient = gradients[0]
-        if outputs is not None:
-            gradient = torch.ops.aten.threshold_backward(gradient, outputs, 0)
-        of_features, of_weight, of_bias, _ = ctx.needs_input_grad
-        return (
-            _product(gradient, weight.t()) if of_features else None,
-            _product(gradient.t(), features.t()) if of_weight else None,
-            gradient.sum(0) if of_bias else None,
-            None,
-        )
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        depth = len(ctx.saved_tensors) // 2
+        outputs, weights = ctx.saved_tensors[: depth + 1], ctx.saved_tensors[depth + 1 :]
+        of_features, _, *of_parameters = ctx.needs_input_grad
+        gradients: list[Tensor | None] = []  # bias and weight of the last layer, of the one before, ...
+        for index in reversed(range(depth)):
+            inputs, weight = outputs[index], weights[index]
+            if ctx.activation == "relu":
+                gradient = torch.ops.aten.threshold_backward(gradient, outputs[index + 1], 0)
+            elif ctx.activation == "tanh":
+                gradient = torch.ops.aten.tanh_backward(gradient, outputs[index + 1])
+            large = _by_onednn(inputs, weight)
+            of_weight, of_bias = of_parameters[2 * index : 2 * index + 2]
+            gradients.append(gradient.sum(0) if of_bias else None)
+            if of_weight:
+                gradients.append(_product(gradient.t(), inputs.t()) if large else gradient.t().mm(inputs))
+            else:
+                gradients.append(None)
+            if index or of_features:
+                gradient = _product(gradient, weight.t()) if large else gradient.mm(weight)
+        return gradient if of_features else None, None, *reversed(gradients)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from wiserl.core.batch import Nested
 from wiserl.env.spaces import child_spaces
-from wiserl.net.dense import linear
+from wiserl.net.dense import dense
 from wiserl.util.errors import InputError
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -46,12 +46,11 @@ class MLP(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """`[N, size]` from `[N, inputs]`."""
-        if self.activation is torch.relu:
-            for layer in self.layers:
-                features = linear(features, layer.weight, layer.bias, relu=True)
-        else:
-            for layer in self.layers:
-                features = self.activation(linear(features, layer.weight, layer.bias))
+        layers = [(layer.weight, layer.bias) for layer in self.layers]
+        if self.activation is torch.relu or self.activation is torch.tanh:
+            return dense(features, layers, "relu" if self.activation is torch.relu else "tanh")
+        for layer in layers:
+            features = self.activation(dense(features, [layer], "none"))
         return features
 
 
@@ -106,7 +105,7 @@ class NatureCNN(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Features `[N, features]`."""
         features = self.convolutions(self._channels_first(image).float() * self.scale)
-        return linear(features, self.head.weight, self.head.bias, relu=True)
+        return dense(features, [(self.head.weight, self.head.bias)], "relu")
 
 
 class _OneHot(nn.Module):

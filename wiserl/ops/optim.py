@@ -7,7 +7,6 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adam import adam
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -43,7 +42,8 @@ def _views(flat: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
 class FlatAdam:
     """Adam on the flattened parameters of a module, with the gradient's norm clipped.
 
-    It calls PyTorch's kernel itself: making a `torch.optim.Optimizer` imports the compiler, a second on every start.
+    It calls PyTorch's kernel itself: making a `torch.optim.Optimizer` imports the compiler, a second on every start, and its
+    functional form sorts the one tensor there is by device and type at each step.
 
     Args:
         module: what the loss is computed with.
@@ -78,8 +78,11 @@ class FlatAdam:
         self.learning_rate = learning_rate
         moments = self._moments
         with torch.no_grad():
-            adam([self.flat], [gradient], [moments["exp_avg"]], [moments["exp_avg_sq"]], [], [moments["step"]], fused=True,
-                 amsgrad=False, beta1=0.9, beta2=0.999, lr=learning_rate, weight_decay=0.0, eps=self._eps, maximize=False)  # fmt: skip
+            moments["step"] += 1
+            torch._fused_adam_(
+                [self.flat], [gradient], [moments["exp_avg"]], [moments["exp_avg_sq"]], [], [moments["step"]], lr=learning_rate,
+                beta1=0.9, beta2=0.999, weight_decay=0.0, eps=self._eps, amsgrad=False, maximize=False,
+            )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         """The running moments of the gradient and the number of steps, tensors by name."""
