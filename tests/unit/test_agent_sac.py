@@ -427,6 +427,25 @@ def test_actions_are_those_of_the_distribution_that_is_learned():
     np.testing.assert_allclose(found.mean(0), outputs[0, :2], atol=0.03)
 
 
+def test_noise_of_the_kind_asked_for_is_added_to_actions_while_training():
+    agents = [make_agent(action_noise=kind, noise_std=0.1, noise_theta=0.1) for kind in ("none", "ornstein_uhlenbeck")]
+    for agent in agents:
+        with torch.no_grad():  # the same action whatever the observation, and hardly a deviation of its own
+            agent.policy.head.weight.zero_()
+            agent.policy.head.bias.copy_(torch.tensor([0.0, 0.5, -20.0, -20.0]))
+    quiet, noisy = agents
+    np.testing.assert_allclose(chosen(quiet, 100)[:, 0], np.tanh([[0.0, 0.5]] * 100), atol=1e-6)
+    first, second = (chosen(noisy)[:, 0] - np.tanh([0.0, 0.5]) for _ in range(2))
+    assert first.std() == pytest.approx(0.1, rel=0.03)
+    assert np.corrcoef(first.ravel(), second.ravel())[0, 1] > 0.5
+    np.testing.assert_allclose(chosen(noisy, 100, deterministic=True)[:, 0], np.tanh([[0.0, 0.5]] * 100), atol=1e-6)
+    noisy.reseed(7)
+    again = chosen(noisy)
+    noisy.reseed(7)
+    assert np.array_equal(chosen(noisy), again)
+    assert np.abs(again).max() <= 1.0
+
+
 def test_discrete_actions_are_drawn_with_their_probabilities():
     agent = make_agent(spaces.Discrete(4))
     obs = torch.from_numpy(random_obs(agent.spec.observation_space, (1, 1), np.random.default_rng(3))).flatten(0, 1)

@@ -5,6 +5,7 @@ Top to bottom: config, networks, losses, agent. `docs/algorithms/ddpg.md` explai
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -21,7 +22,6 @@ from wiserl.net.acting import numpy_forward
 from wiserl.net.critic import Critics
 from wiserl.net.encoder import Encoder
 from wiserl.ops.noise import ActionNoise
-from wiserl.ops.normalize import to_tensors
 from wiserl.ops.optim import TrainedNetwork, flatten_parameters
 
 
@@ -105,9 +105,9 @@ class DDPG(OffPolicy):
         self._critic_loss = self._maybe_compiled(critic_loss)
         self._actor_loss = self._maybe_compiled(actor_loss)
 
-    def _own_tensors(self) -> None:
-        super()._own_tensors()
-        self._forward = numpy_forward(self.policy.encoder, self.policy.mean)
+    def _numpy_policy(self) -> Callable[[Array], Array] | None:
+        mean = numpy_forward(self.policy.encoder, self.policy.mean)
+        return None if mean is None else lambda obs: np.tanh(mean(obs))
 
     def reseed(self, *parts: int | str) -> None:
         super().reseed(*parts)
@@ -115,16 +115,10 @@ class DDPG(OffPolicy):
 
     def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
         """The actor's actions, with noise while training; uniformly random ones before `learning_starts`."""
-        envs, agents = leading_axes(obs)
-        shape = (envs, agents, *(self.spec.action_space.shape or ()))
+        shape = (*leading_axes(obs), *(self.spec.action_space.shape or ()))
         if self.warming_up and not deterministic:
             return {"action": self.rng.uniform(-1.0, 1.0, shape).astype(np.float32)}
-        if self._forward is not None:
-            action = np.tanh(self._forward(obs.reshape(envs * agents, -1)))
-        else:
-            with torch.inference_mode():
-                action = self.policy(to_tensors(obs, self.device, skip_axes=2)).cpu().numpy()
-        action = action.reshape(shape)
+        action = self._act(obs).reshape(shape)
         return {"action": action if deterministic else self.noise.add(action, self.rng)}
 
     def learn(self, batch: dict[str, Any], rate: float) -> tuple[Tensor, dict[str, Tensor | float]]:

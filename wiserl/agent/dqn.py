@@ -22,11 +22,10 @@ from wiserl.core.algorithm import leading_axes
 from wiserl.core.batch import Array, Nested
 from wiserl.core.config import Fraction, NonNegative, PositiveFloat, PositiveInt
 from wiserl.core.off_policy import OffPolicy, OffPolicyConfig
-from wiserl.net.acting import numpy_forward
+from wiserl.net.acting import epsilon_greedy, numpy_forward
 from wiserl.net.noisy import Noise
 from wiserl.net.q_network import CategoricalNetwork, QNetwork, taken
 from wiserl.ops.distributional import project
-from wiserl.ops.normalize import to_tensors
 from wiserl.ops.optim import TrainedNetwork
 from wiserl.ops.schedules import linear
 from wiserl.util.errors import InputError
@@ -179,8 +178,10 @@ class QLearning(OffPolicy):
     def _own_tensors(self) -> None:
         super()._own_tensors()
         self.noise = Noise(self.policy)
+
+    def _numpy_policy(self) -> Callable[[Array], Array] | None:
         policy = self.policy
-        self._forward = numpy_forward(policy.encoder, policy.advantage) if policy.plain else None
+        return numpy_forward(policy.encoder, policy.advantage) if policy.plain else None
 
     @property
     def epsilon(self) -> float:
@@ -200,17 +201,9 @@ class QLearning(OffPolicy):
         epsilon = 0.0 if deterministic else self.epsilon
         if epsilon >= 1.0:
             return {"action": self.rng.integers(self.num_actions, size=shape)}
-        if self._forward is not None:
-            values = self._forward(obs.reshape(shape[0] * shape[1], -1))
-        else:
-            with torch.inference_mode(), self.noise.drawn(None if deterministic else self.rng):
-                values = self.policy(to_tensors(obs, self.device, skip_axes=2)).cpu().numpy()
-        action: Array = values.argmax(1).reshape(shape)
-        if epsilon > 0.0:
-            explore = self.rng.random(shape) < epsilon
-            if explore.any():
-                action[explore] = self.rng.integers(self.num_actions, size=int(explore.sum()))
-        return {"action": action}
+        with self.noise.drawn(None if deterministic else self.rng):
+            values = self._act(obs).reshape(*shape, self.num_actions)
+        return {"action": epsilon_greedy(values, epsilon, self.rng)}
 
     def learn(self, batch: dict[str, Any], rate: float) -> tuple[Tensor, dict[str, Tensor | float]]:
         """One Adam step on the loss; the target network follows at its intervals."""

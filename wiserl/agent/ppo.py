@@ -83,6 +83,10 @@ class ActorCritic(nn.Module):
         """Observations as the networks want them."""
         return obs if self.normalizer is None else self.normalizer(obs)
 
+    def forward(self, obs: Nested) -> Tensor:
+        """Outputs of the policy for observations as the env gives them."""
+        return self.outputs(self.normalize(obs))
+
     def outputs(self, obs: Nested) -> Tensor:
         """Outputs of the policy `[N, num_outputs]` for normalised observations; their meaning is the head's."""
         out: Tensor = self.actor(self.actor_encoder(obs))
@@ -159,22 +163,14 @@ class PPO(Algorithm):
         self.return_scale = ReturnScale(self.num_streams, self.spec.num_agents, config.gamma)
         self.loss: Callable[..., tuple[Tensor, Tensor | None]] = torch.compile(loss) if config.compile else loss
 
-    def _own_tensors(self) -> None:
-        super()._own_tensors()
+    def _numpy_policy(self) -> Callable[[Array], Array] | None:
         policy = self.policy
         plain = policy.normalizer is None and policy.log_std is None
-        self._forward = numpy_forward(policy.actor_encoder, policy.actor) if plain else None
+        return numpy_forward(policy.actor_encoder, policy.actor) if plain else None
 
     def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
         """Sample (or take the likeliest) action; "outputs" are kept to compute log-probabilities for all steps at once."""
-        leading, head = leading_axes(obs), self.policy.head
-        if self._forward is not None:
-            outputs = self._forward(obs.reshape(leading[0] * leading[1], -1))
-        else:
-            with torch.inference_mode():
-                rows = self.policy.normalize(to_tensors(obs, self.device, skip_axes=2))
-                outputs = self.policy.outputs(rows).cpu().numpy()
-        outputs = outputs.reshape(*leading, -1)
+        head, outputs = self.policy.head, self._act(obs).reshape(*leading_axes(obs), -1)
         return {"action": head.mode(outputs) if deterministic else head.sample(outputs, self.rng), "outputs": outputs}
 
     def finish_fragment(self, fragment: Fragment) -> None:

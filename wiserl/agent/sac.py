@@ -7,6 +7,7 @@ Top to bottom: config, networks, losses, agent. `docs/algorithms/sac.md` explain
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from wiserl.net.acting import numpy_forward
 from wiserl.net.critic import Critics, DiscreteCritics
 from wiserl.net.encoder import Encoder
 from wiserl.net.heads import Categorical
-from wiserl.ops.normalize import to_tensors
+from wiserl.ops.noise import ActionNoise
 from wiserl.ops.optim import FlatAdam, TrainedNetwork, flatten_parameters
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
@@ -40,6 +41,9 @@ class SACConfig(OffPolicyConfig):
     ent_coef: NonNegative | Literal["auto"] = "auto"  # the temperature: a number, or learned
     ent_coef_init: PositiveFloat = 1.0  # where the learned temperature starts
     target_entropy: float | Literal["auto"] = "auto"  # nats; auto: minus the size of a Box action, or 0.5 log n
+    action_noise: Literal["gaussian", "ornstein_uhlenbeck", "none"] = "none"  # added to Box actions while training
+    noise_std: NonNegative = 0.1  # standard deviation of what each env step adds to it; actions are in [-1, 1]
+    noise_theta: Fraction = 0.15  # Ornstein-Uhlenbeck: share of the noise that each env step takes away
     max_grad_norm: PositiveFloat = float("inf")  # bound on each gradient's L2 norm; inf: none
 
 
@@ -152,6 +156,7 @@ class SAC(OffPolicy):
         self.discrete = isinstance(space, spaces.Discrete)
         self.size = int(space.n) if isinstance(space, spaces.Discrete) else bounded_action_size(space, "sac")
         self._categorical = Categorical(self.size)
+        self.noise = ActionNoise(self.config.action_noise, self.config.noise_std, self.config.noise_theta)
         return Actor(self.spec, self.config, self.size if self.discrete else 2 * self.size)
 
     def _start_learning(self) -> None:
@@ -178,32 +183,30 @@ class SAC(OffPolicy):
             return self.temperature.log_alpha.detach().exp()
         return torch.full((1,), float(given), device=self.device)
 
-    def _own_tensors(self) -> None:
-        super()._own_tensors()
-        self._forward = numpy_forward(self.policy.encoder, self.policy.head)
+    def _numpy_policy(self) -> Callable[[Array], Array] | None:
+        return numpy_forward(self.policy.encoder, self.policy.head)
+
+    def reseed(self, *parts: int | str) -> None:
+        super().reseed(*parts)
+        self.noise.reset()
 
     def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
         """Actions drawn from the policy, or its likeliest; uniformly random ones before `learning_starts`."""
-        envs, agents = leading_axes(obs)
-        shape = (envs, agents, *(self.spec.action_space.shape or ()))
+        shape = (*leading_axes(obs), *(self.spec.action_space.shape or ()))
         if self.warming_up and not deterministic:
             if self.discrete:
                 return {"action": self.rng.integers(self.size, size=shape)}
             return {"action": self.rng.uniform(-1.0, 1.0, shape).astype(np.float32)}
-        if self._forward is not None:
-            outputs = self._forward(obs.reshape(envs * agents, -1))
-        else:
-            with torch.inference_mode():
-                outputs = self.policy(to_tensors(obs, self.device, skip_axes=2)).cpu().numpy()
+        outputs = self._act(obs)
         if self.discrete:
             action = self._categorical.mode(outputs) if deterministic else self._categorical.sample(outputs, self.rng)
-        else:
-            action = outputs[:, : self.size]
-            if not deterministic:
-                std = np.exp(np.minimum(np.maximum(outputs[:, self.size :], LOG_STD_MIN), LOG_STD_MAX))
-                action = action + std * self.rng.standard_normal(action.shape, np.float32)
-            action = np.tanh(action)
-        return {"action": action.reshape(shape)}
+            return {"action": action.reshape(shape)}
+        mean, log_std = outputs[:, : self.size], outputs[:, self.size :]
+        if deterministic:
+            return {"action": np.tanh(mean).reshape(shape)}
+        std = np.exp(np.minimum(np.maximum(log_std, LOG_STD_MIN), LOG_STD_MAX))
+        action = np.tanh(mean + std * self.rng.standard_normal(mean.shape, np.float32))
+        return {"action": self.noise.add(action.reshape(shape), self.rng)}
 
     def _noise(self, batch: dict[str, Any]) -> tuple[Tensor, ...]:
         """What an action of each transition is drawn with; nothing where the expectation is taken."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from wiserl.core.algorithm import Algorithm, leading_axes
 from wiserl.core.batch import Array, Fragment, Nested, tree_map
 from wiserl.core.config import Fraction, PositiveFloat, PositiveInt
-from wiserl.net.acting import numpy_forward
+from wiserl.net.acting import epsilon_greedy, numpy_forward
 from wiserl.net.q_network import QNetwork
 from wiserl.ops.minibatches import minibatches
 from wiserl.ops.normalize import to_tensors
@@ -119,9 +119,8 @@ class SARSA(Algorithm):
         self.optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, max_grad_norm=config.max_grad_norm)
         self._loss: Callable[..., tuple[Tensor, Tensor]] = torch.compile(loss) if config.compile else loss
 
-    def _own_tensors(self) -> None:
-        super()._own_tensors()
-        self._forward = numpy_forward(self.policy.encoder, self.policy.advantage)
+    def _numpy_policy(self) -> Callable[[Array], Array] | None:
+        return numpy_forward(self.policy.encoder, self.policy.advantage)
 
     @property
     def epsilon(self) -> float:
@@ -133,17 +132,8 @@ class SARSA(Algorithm):
 
     def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
         """Epsilon-greedy (or greedy) actions."""
-        shape = leading_axes(obs)
-        epsilon = 0.0 if deterministic else self.epsilon
-        if self._forward is not None:
-            values = self._forward(obs.reshape(shape[0] * shape[1], -1))
-        else:
-            with torch.inference_mode():
-                values = self.policy(to_tensors(obs, self.device, skip_axes=2)).cpu().numpy()
-        action: Array = values.argmax(1).reshape(shape)
-        if epsilon > 0.0:
-            explore = self.rng.random(shape) < epsilon
-            action[explore] = self.rng.integers(self.num_actions, size=int(explore.sum()))
+        values = self._act(obs).reshape(*leading_axes(obs), self.num_actions)
+        action = epsilon_greedy(values, 0.0 if deterministic else self.epsilon, self.rng)
         return {"action": action}
 
     def update(self, fragment: Fragment) -> dict[str, float]:

@@ -12,6 +12,7 @@ from torch import nn
 from wiserl.core.agent import Agent
 from wiserl.core.batch import Array, Fragment, Nested
 from wiserl.env.spaces import EnvSpec
+from wiserl.ops.normalize import to_tensors
 from wiserl.ops.optim import flatten_parameters
 from wiserl.util.seeding import derive_seed, rng
 
@@ -70,6 +71,20 @@ class Algorithm(Agent):
         """Look up what is read at each step, whenever the tensors have moved."""
         self.flat = flatten_parameters(self.policy)
         self._buffers = dict(self.policy.named_buffers())  # looked up once: the walk over all modules is slow
+        self._forward = self._numpy_policy()
+
+    def _numpy_policy(self) -> Callable[[Array], Array] | None:
+        """`policy` as a function of arrays `[N, ...]`, if it is a network that `numpy_forward` covers."""
+        return None
+
+    def _act(self, obs: Nested) -> Array:
+        """What `policy` gives for observations `[E, A, ...]`: `[E * A, ...]`, computed in the cheaper way."""
+        if self._forward is not None:
+            envs, agents = leading_axes(obs)
+            return self._forward(obs.reshape(envs * agents, -1))
+        with torch.inference_mode():
+            outputs: Array = self.policy(to_tensors(obs, self.device, skip_axes=2)).cpu().numpy()
+        return outputs
 
     def move_to(self, device: str) -> None:
         """Put the networks on a device; before `_start_learning`."""

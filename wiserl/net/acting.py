@@ -1,4 +1,4 @@
-"""Acting on few rows: a small MLP evaluated by numpy, which costs a third of PyTorch's calls at this size."""
+"""Acting on few rows: a small MLP evaluated by numpy, at a third of the price of PyTorch's calls; and random choices."""
 
 from __future__ import annotations
 
@@ -43,3 +43,13 @@ def numpy_forward(encoder: Encoder, head: nn.Linear) -> Callable[[Array], Array]
         return outputs
 
     return forward
+
+
+def epsilon_greedy(values: Array, epsilon: float, rng: np.random.Generator) -> Array:
+    """Choices `[...]` among n whose values `[..., n]` are given: the best one, or any with probability `epsilon`."""
+    choice: Array = values.argmax(-1)
+    if epsilon > 0.0:
+        explore = rng.random(choice.shape) < epsilon
+        if explore.any():
+            choice[explore] = rng.integers(values.shape[-1], size=int(explore.sum()))
+    return choice
