@@ -58,6 +58,7 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         steps: env steps of training.
         threshold: lowest score that counts as a pass.
         at_most: the threshold is the highest score that counts instead (what shall not work without something).
+        of_peer: instead of each seed against the threshold, the mean over seeds must be at least this share of the peer's.
         measure: key of the summary that is the score.
         seeds: how many seeds, from 0.
         passes: how many of them must reach the threshold.
@@ -71,8 +72,9 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     algo: str
     env: str
     steps: int
-    threshold: float
+    threshold: float = 0.0
     at_most: bool = False
+    of_peer: float = 0.0
     measure: str = "eval_return_mean"
     seeds: int = 5
     passes: int = 5
@@ -246,22 +248,37 @@ def table(cells: Sequence[Cell], rows: Sequence[Row]) -> str:
     ]
     for cell in cells:
         for backend in (*cell.backends, *PEERS):
-            keys = {Run(cell, int(row["seed"]), backend).key() for row in rows}
-            mine = {row["seed"]: row for row in rows if tuple(row[name] for name in KEY) in keys}
+            mine = _measured(cell, backend, rows)
             if not mine:
                 continue
-            reached = [float(row["score"]) for row in mine.values()]
-            passed = sum(map(cell.passes_with, reached))
-            speed = statistics.median(float(row["steps_per_second"]) for row in mine.values())
+            reached = [float(row["score"]) for row in mine]
+            speed = statistics.median(float(row["steps_per_second"]) for row in mine)
             deviation = statistics.stdev(reached) if len(reached) > 1 else 0.0
             digits = 1 if max(map(abs, reached)) > 2 else 2  # rates of success
             where = "Stable-Baselines3" if backend in PEERS else f"{backend}, {cell.runners.get(backend, 1)}"
             lines.append(
                 f"| {cell.algo} {cell.args}".rstrip() + f" | {cell.env} | {cell.steps:,} | {where} "
                 f"| {statistics.mean(reached):.{digits}f} ± {deviation:.{digits}f} "
-                f"| {passed}/{len(reached)} {'≤' if cell.at_most else '≥'} {cell.threshold:g} | {number(speed)} |"
+                f"| {_verdict(cell, backend, reached, rows)} | {number(speed)} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def _measured(cell: Cell, backend: Backend, rows: Sequence[Row]) -> list[Row]:
+    """The rows of one cell on one backend, the newest of each seed."""
+    keys = {Run(cell, int(row["seed"]), backend).key() for row in rows}
+    return list({row["seed"]: row for row in rows if tuple(row[name] for name in KEY) in keys}.values())
+
+
+def _verdict(cell: Cell, backend: Backend, reached: Sequence[float], rows: Sequence[Row]) -> str:
+    """How many seeds passed, or what share of the peer's mean was reached."""
+    if not cell.of_peer:
+        passed = sum(map(cell.passes_with, reached))
+        return f"{passed}/{len(reached)} {'≤' if cell.at_most else '≥'} {cell.threshold:g}"
+    peers = [float(row["score"]) for peer in PEERS for row in _measured(cell, peer, rows)]
+    if backend in PEERS or not peers:
+        return ""
+    return f"{statistics.mean(reached) / statistics.mean(peers):.2f} ≥ {cell.of_peer:g} of the peer's mean"
 
 
 @click.command(help=__doc__)

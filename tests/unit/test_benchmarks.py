@@ -255,3 +255,20 @@ def test_score_table_counts_passes_per_backend(tmp_path: Path) -> None:
         "| ppo | CartPole-v1 | 1,000 | local, 1 | 481.7 ± 16.1 | 2/3 ≥ 475 | 9,000 |",
         "| ppo | CartPole-v1 | 1,000 | ray, 2 | 500.0 ± 0.0 | 1/1 ≥ 475 | 9,000 |",
     ]
+
+
+def test_score_table_compares_the_mean_with_the_peers_where_that_is_the_promise(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    cell = scores.msgspec.structs.replace(CELL, of_peer=0.9, backends=("local",))
+    returns = {("local", 0): 90.0, ("local", 1): 100.0, ("sb3", 0): 80.0, ("sb3", 1): 120.0}
+
+    def execute(run: scores.Run) -> dict[str, Any]:
+        return {**SUMMARY, "eval_return_mean": returns[run.backend, run.seed]}
+
+    def verdicts() -> list[str]:
+        return [line.split(" | ")[5] for line in scores.table([cell], scores.read_rows(path)).splitlines()[2:]]
+
+    scores.sweep(scores.pending([cell], [], [0, 1], "local"), path, lambda text: None, execute)
+    assert verdicts() == [""]
+    scores.sweep(scores.pending([cell], [], [0, 1], "sb3"), path, lambda text: None, execute)
+    assert verdicts() == ["0.95 ≥ 0.9 of the peer's mean", ""]
