@@ -97,14 +97,18 @@ def preset_table(algo: str) -> str:
     return "\n".join(lines)
 
 
-def score_table(algo: str = "") -> str | None:
-    """Markdown: measured scores of one algorithm or all, and how to measure them; None where there are none."""
-    cells = [cell for cell in scores.load_table() if algo in ("", cell.algo)]
+def score_table(chosen: Callable[[scores.Cell], bool] = lambda cell: True) -> str | None:
+    """Markdown: measured scores of the chosen cells, and how to measure them; None where there are none."""
+    table_of_all = scores.load_table()
+    cells = [cell for cell in table_of_all if chosen(cell)]
     table = scores.table(cells, scores.read_rows()).strip()
     if len(table.splitlines()) == 2:
         return None
-    options = "".join(f" --cells {cell.name}" for cell in cells) if algo else ""
-    return f"{table}\n\nMean return of the final policy over 20 episodes. Measured with `python -m benchmarks.scores{options}`."
+    options = "".join(f" --cells {cell.name}" for cell in cells) if cells != table_of_all else ""
+    score = "The score is the mean return of the final policy over 20 episodes"
+    if any(cell.measure == "eval_success_rate" for cell in cells):
+        score += ", on envs with goals its rate of success"
+    return f"{table}\n\n{score}. Measured with `python -m benchmarks.scores{options}`."
 
 
 def speed_table() -> str | None:
@@ -124,9 +128,11 @@ def sections(page: Path) -> dict[str, Callable[[], str | None]]:
         algo = page.stem
         found["hyperparameters"] = lambda: field_table(algorithm_class(algo).config_class)
         found["presets"] = lambda: preset_table(algo)
-        found["scores"] = lambda: score_table(algo)
+        found["scores"] = lambda: score_table(lambda cell: cell.algo == algo)
     elif page.stem == "custom-agent":
-        found["scores"] = lambda: score_table("ddpg (user's own)")
+        found["scores"] = lambda: score_table(lambda cell: cell.algo == "ddpg (user's own)")
+    elif page.stem == "hindsight":
+        found["scores"] = lambda: score_table(lambda cell: cell.measure == "eval_success_rate")
     return found
 
 
