@@ -97,6 +97,17 @@ def test_episodes_are_counted_where_agents_end_at_different_times(tmp_path):
     assert found.tolist() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("env", "kwargs"), [(Chain, {"length": 4, "max_steps": 7}), (DyingAgents, {"length": 10})])
+def test_the_algorithm_is_told_of_each_episode_that_ends_once(tmp_path, env, kwargs):
+    runner = one_runner(make_plan(tmp_path, "ppo", env, env_kwargs=kwargs), env, 25, env_kwargs=kwargs)
+    ended: list[int] = []
+    runner.policy.algorithm.end_episode = ended.append
+    fragment = runner.collect()
+    runner.close()
+    assert len(ended) == len(fragment["episode_length"]) > 2
+    assert set(ended) == {0, 1}
+
+
 def test_rows_of_agents_that_are_gone_are_marked_and_empty(tmp_path):
     (fragment,) = collect(tmp_path, DyingAgents, steps=10, kwargs={"length": 10})
     alive = fragment["alive"][:, 0]

@@ -55,6 +55,20 @@ def test_after_a_reset_the_drift_is_forgotten():
     assert not np.array_equal(steps(noise, 5), first)
 
 
+def test_at_the_end_of_an_episode_the_drift_of_that_row_alone_is_forgotten():
+    noise, other = (ActionNoise("ornstein_uhlenbeck", 0.1, 0.1) for _ in range(2))
+    noise.end_episode(3)  # nothing to forget yet
+    steps(noise, 5)
+    steps(other, 5)
+    noise.end_episode(3)
+    fresh = ActionNoise("ornstein_uhlenbeck", 0.1, 0.1)
+    found, drifting, anew = (one.add(ZEROS, np.random.default_rng(1)) for one in (noise, other, fresh))
+    assert np.array_equal(found[3], anew[3])
+    kept = np.arange(len(found)) != 3
+    assert np.array_equal(found[kept], drifting[kept])
+    assert not np.array_equal(found[kept], anew[kept])
+
+
 def test_the_drift_starts_anew_where_the_number_of_rows_changes():
     noise = ActionNoise("ornstein_uhlenbeck", 0.1, 0.1)
     steps(noise, 5)

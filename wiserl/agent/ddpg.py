@@ -109,6 +109,9 @@ class DDPG(OffPolicy):
         mean = numpy_forward(self.policy.encoder, self.policy.mean)
         return None if mean is None else lambda obs: np.tanh(mean(obs))
 
+    def end_episode(self, env: int) -> None:
+        self.noise.end_episode(env)
+
     def reseed(self, *parts: int | str) -> None:
         super().reseed(*parts)
         self.noise.reset()

@@ -1,5 +1,4 @@
-"""Soft actor-critic (Haarnoja et al. 2018) with an automatic temperature (Haarnoja et al. 2019, whose equations are cited
-below), and for Discrete actions with the expectation over all of them (Christodoulou 2019).
+"""Soft actor-critic (Haarnoja et al. 2018, and 2019, whose equations are cited), for Discrete actions by Christodoulou 2019.
 
 Top to bottom: config, networks, losses, agent. `docs/algorithms/sac.md` explains the method.
 """
@@ -168,8 +167,9 @@ class SAC(OffPolicy):
         critics.to(self.device)
         self.critics = TrainedNetwork(critics, flatten_parameters(critics), config.learning_rate, clip)
         self.temperature = Temperature(config.ent_coef_init).to(self.device)
-        flat = flatten_parameters(self.temperature)
-        self.temperature_optimizer = FlatAdam(self.temperature, flat, config.learning_rate)
+        self.temperature_optimizer = FlatAdam(
+            self.temperature, flatten_parameters(self.temperature), config.learning_rate
+        )
         automatic = 0.5 * math.log(self.size) if self.discrete else -float(self.size)
         self.target_entropy = automatic if config.target_entropy == "auto" else config.target_entropy
         self._critic_loss = self._maybe_compiled(discrete_critic_loss if self.discrete else critic_loss)
@@ -185,6 +185,9 @@ class SAC(OffPolicy):
 
     def _numpy_policy(self) -> Callable[[Array], Array] | None:
         return numpy_forward(self.policy.encoder, self.policy.head)
+
+    def end_episode(self, env: int) -> None:
+        self.noise.end_episode(env)
 
     def reseed(self, *parts: int | str) -> None:
         super().reseed(*parts)
@@ -210,9 +213,8 @@ class SAC(OffPolicy):
 
     def _noise(self, batch: dict[str, Any]) -> tuple[Tensor, ...]:
         """What an action of each transition is drawn with; nothing where the expectation is taken."""
-        if self.discrete:
-            return ()
-        return (torch.randn(len(batch["reward"]), self.size, generator=self.generator, device=self.device),)
+        shape = (len(batch["reward"]), self.size)
+        return () if self.discrete else (torch.randn(shape, generator=self.generator, device=self.device),)
 
     def learn(self, batch: dict[str, Any], rate: float) -> tuple[Tensor, dict[str, Tensor | float]]:
         """One Adam step on each loss: critics, actor, temperature."""

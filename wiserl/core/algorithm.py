@@ -116,6 +116,9 @@ class Algorithm(Agent):
     def finish_fragment(self, fragment: Fragment) -> None:
         """Complete a fragment on the runner, before it is shipped: what is cheaper for all steps at once."""
 
+    def end_episode(self, env: int) -> None:
+        """An episode of the runner's env of that index is over: forget what acting remembers of it."""
+
     def reseed(self, *parts: int | str) -> None:
         """Restart the generator that acting draws from."""
         self.rng = rng(*parts)

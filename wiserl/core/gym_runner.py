@@ -203,6 +203,7 @@ class GymRunner(Runner):
                 if alive is None or ended[alive[env]].all():
                     finished.append((self._returns[env], self._lengths[env]))
                     self._returns[env] = self._lengths[env] = 0
+                    self.policy.algorithm.end_episode(env)
         self._obs, self._alive = step.obs, step.alive
 
     def _fragment(self, steps: int, chosen: dict[str, Array], ends: list[Any], finished: list[tuple[float, int]],

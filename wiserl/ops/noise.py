@@ -13,7 +13,7 @@ class ActionNoise:
     """Gaussian, independent at each step, or Ornstein-Uhlenbeck, which drifts (Uhlenbeck and Ornstein 1930).
 
     The latter is x' = (1 - theta) x + std * N(0, 1), from 0, for each entry of the actions; its variance goes to
-    std^2 / (1 - (1 - theta)^2). It starts anew where the number of rows changes.
+    std^2 / (1 - (1 - theta)^2). It starts anew with each episode, and where the number of rows changes.
 
     Args:
         kind: which; `none`: zeros.
@@ -29,6 +29,11 @@ class ActionNoise:
     def reset(self) -> None:
         """Forget the drift."""
         self._last = None
+
+    def end_episode(self, env: int) -> None:
+        """Forget the drift of the first axis's row `env`."""
+        if self._last is not None:
+            self._last[env] = 0.0
 
     def add(self, action: Array, rng: np.random.Generator) -> Array:
         """`action` float32 `[E, A, ...]` in [-1, 1] with noise, clipped to these bounds."""
