@@ -44,7 +44,7 @@ def standardize(values: Tensor, size: int) -> Tensor:
     whole = len(values) // size * size
     parts = []
     for rows in (values[:whole].view(-1, size), values[whole:].view(1, -1)):
-        if rows.shape[1] > 1:
+        if rows.numel() > len(rows):
             deviation, mean = torch.std_mean(rows, 1, keepdim=True)
             rows = (rows - mean) / (deviation + 1e-8)
         parts.append(rows.reshape(-1))
