@@ -170,7 +170,7 @@ def test_rainbow_sets_all_its_parts_that_are_not_given():
 
 def test_rainbow_keeps_what_a_preset_or_the_user_says():
     _, config = resolve("dqn", "CartPole-v1", {"rainbow": "true", "noisy": "false"})
-    assert (config.n_step, config.noisy, config.dueling, config.categorical) == (5, False, True, True)
+    assert (config.n_step, config.noisy, config.dueling, config.categorical) == (10, False, True, True)
     _, config = resolve("dqn", "CartPole-v1", {"rainbow": "true", "n_step": "1"})
     assert config.n_step == 1
 

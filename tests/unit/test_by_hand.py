@@ -106,7 +106,7 @@ def test_a_step_after_the_last_one_is_refused(tmp_path):
 
 def test_presets_apply(tmp_path):
     with wiserl.by_hand("dqn", "CartPole-v1", run_dir=tmp_path) as run:
-        assert (run.algorithm.config.n_step, run.runner.args.envs) == (5, 1)
+        assert (run.algorithm.config.n_step, run.runner.args.envs) == (10, 1)
 
 
 @pytest.mark.parametrize("given", [{"runners": 2}, {"backend": "ray"}])

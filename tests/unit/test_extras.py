@@ -155,7 +155,7 @@ def test_names_and_presets_of_classes():
     assert [algorithm_name(algo) for algo in ("x", DQN, PPO, TD3, RememberingDQN)] == ["x", "dqn", "ppo", "td3", NAME]
     assert [preset_name(algo) for algo in (Mine, DQN, TD3, NAME, "ppo")] == ["dqn", "dqn", "td3", "dqn", "ppo"]
     with wiserl.by_hand(Mine, "CartPole-v1", total_steps=1_000) as run:
-        assert (run.algorithm.config.n_step, run.algorithm.config.forget) == (5, 0.0)
+        assert (run.algorithm.config.n_step, run.algorithm.config.forget) == (10, 0.0)
 
 
 def test_a_folder_is_named_after_the_class(tmp_path, monkeypatch):
