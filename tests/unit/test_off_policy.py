@@ -314,6 +314,17 @@ def test_deterministic_actions_have_no_noise_even_before_learning_starts(name):
     assert not np.array_equal(first, act(agent, 50))
 
 
+@pytest.mark.parametrize("name", [name for name, (_, space) in AGENTS.items() if isinstance(space, spaces.Box)])
+def test_drifting_noise_starts_anew_in_the_env_whose_episode_is_over(name):
+    agent, other = (make_agent(name, action_noise="ornstein_uhlenbeck", noise_std=0.2) for _ in range(2))
+    for one in (agent, other):
+        one.reseed(5)
+        act(one)
+    agent.end_episode(2)
+    changed = (act(agent) != act(other)).any(axis=(1, 2))
+    assert changed.tolist() == [False, False, True, False, False, False]
+
+
 @NAMES
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("deterministic", [False, True])

@@ -23,7 +23,8 @@ class SumTree:
     """Sums over sums of non-negative numbers, float64, to draw an index in proportion to its number.
 
     All calls take whole batches: the only Python loop is over the levels. A changed node is summed anew from its
-    children, so rounding errors do not pile up. Rows of few numbers are summed by PyTorch, in a tenth of numpy's time.
+    children, so rounding errors do not pile up. Rows of few numbers are summed by PyTorch, since
+    numpy takes several times as long for them.
 
     Args:
         size: how many numbers; all are 0 at first.
