@@ -446,6 +446,11 @@ def test_noise_of_the_kind_asked_for_is_added_to_actions_while_training():
     assert np.abs(again).max() <= 1.0
 
 
+def test_noise_on_discrete_actions_is_refused():
+    with pytest.raises(InputError, match="action_noise=gaussian: noise is added to Box actions"):
+        make_agent(spaces.Discrete(4), action_noise="gaussian")
+
+
 def test_discrete_actions_are_drawn_with_their_probabilities():
     agent = make_agent(spaces.Discrete(4))
     obs = torch.from_numpy(random_obs(agent.spec.observation_space, (1, 1), np.random.default_rng(3))).flatten(0, 1)

@@ -15,32 +15,27 @@ from torch import Tensor, nn
 
 from wiserl.core.algorithm import leading_axes
 from wiserl.core.batch import Array, Nested
-from wiserl.core.config import Fraction, NonNegative, PositiveFloat
-from wiserl.core.off_policy import OffPolicy, OffPolicyConfig
+from wiserl.core.config import PositiveFloat
+from wiserl.core.off_policy_actor_critic import OffPolicyActorCritic, OffPolicyActorCriticConfig
 from wiserl.env.spaces import EnvSpec, bounded_action_size
 from wiserl.net.acting import numpy_forward
 from wiserl.net.critic import Critics
 from wiserl.net.encoder import Encoder
-from wiserl.ops.noise import ActionNoise
-from wiserl.ops.optim import TrainedNetwork, flatten_parameters
+from wiserl.ops.optim import TrainedNetwork
 
 
 @dataclass(frozen=True)
-class DDPGConfig(OffPolicyConfig):
+class DDPGConfig(OffPolicyActorCriticConfig):
     """Hyper-parameters of DDPG, named as in Stable-Baselines3 where it has them. Steps are env steps over all envs."""
 
     learning_rate: PositiveFloat = 1e-3  # Adam's step size at the start, of actor and critic
-    tau: Fraction = 0.005  # share of the networks that their targets take over at each update
     action_noise: Literal["gaussian", "ornstein_uhlenbeck", "none"] = "gaussian"  # added to actions while training
-    noise_std: NonNegative = 0.1  # its standard deviation; actions are in [-1, 1]
-    noise_theta: Fraction = 0.15  # Ornstein-Uhlenbeck: share of the noise that each env step takes away
-    max_grad_norm: PositiveFloat = float("inf")  # bound on each gradient's L2 norm; inf: none
 
 
 class Actor(nn.Module):
     """A deterministic policy."""
 
-    def __init__(self, spec: EnvSpec, config: OffPolicyConfig, size: int) -> None:
+    def __init__(self, spec: EnvSpec, config: DDPGConfig, size: int) -> None:
         super().__init__()
         self.encoder = Encoder(spec.observation_space, config.hidden_sizes, config.activation)
         self.mean = nn.Linear(self.encoder.size, size)
@@ -78,7 +73,7 @@ def actor_loss(actor: Actor, critics: Critics, obs: Nested) -> Tensor:
     return -critics.first(obs, actor(obs)).mean()
 
 
-class DDPG(OffPolicy):
+class DDPG(OffPolicyActorCritic):
     """Learns Q-values of continuous actions from replay, and an actor that maximises them; acts with noise."""
 
     config_class: ClassVar[type] = DDPGConfig
@@ -89,19 +84,16 @@ class DDPG(OffPolicy):
     policy: Actor
 
     def _build(self) -> nn.Module:
-        config = self.config
-        self.noise = ActionNoise(config.action_noise, config.noise_std, config.noise_theta)
         self.size = bounded_action_size(self.spec.action_space, type(self).__name__.lower())
-        return Actor(self.spec, config, self.size)
+        return Actor(self.spec, self.config, self.size)
 
     def _start_learning(self) -> None:
         super()._start_learning()
         config = self.config
         self.actor = TrainedNetwork(self.policy, self.flat, config.learning_rate, config.max_grad_norm)
-        critics = self._initialised(
-            "critics", lambda: Critics(self.spec, self.num_critics, config.hidden_sizes, config.activation)
-        ).to(self.device)
-        self.critics = TrainedNetwork(critics, flatten_parameters(critics), config.learning_rate, config.max_grad_norm)
+        self.critics = self._trained_critics(
+            lambda: Critics(self.spec, self.num_critics, config.hidden_sizes, config.activation)
+        )
         self._critic_loss = self._maybe_compiled(critic_loss)
         self._actor_loss = self._maybe_compiled(actor_loss)
 
@@ -109,18 +101,11 @@ class DDPG(OffPolicy):
         mean = numpy_forward(self.policy.encoder, self.policy.mean)
         return None if mean is None else lambda obs: np.tanh(mean(obs))
 
-    def end_episode(self, env: int) -> None:
-        self.noise.end_episode(env)
-
-    def reseed(self, *parts: int | str) -> None:
-        super().reseed(*parts)
-        self.noise.reset()
-
     def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
         """The actor's actions, with noise while training; uniformly random ones before `learning_starts`."""
         shape = (*leading_axes(obs), *(self.spec.action_space.shape or ()))
         if self.warming_up and not deterministic:
-            return {"action": self.rng.uniform(-1.0, 1.0, shape).astype(np.float32)}
+            return {"action": self.random_actions(shape)}
         action = self._act(obs).reshape(shape)
         return {"action": action if deterministic else self.noise.add(action, self.rng)}
 

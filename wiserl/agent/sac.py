@@ -18,32 +18,27 @@ from torch import Tensor, nn
 
 from wiserl.core.algorithm import leading_axes
 from wiserl.core.batch import Array, Nested
-from wiserl.core.config import Fraction, NonNegative, PositiveFloat, PositiveInt
-from wiserl.core.off_policy import OffPolicy, OffPolicyConfig
+from wiserl.core.config import NonNegative, PositiveFloat, PositiveInt
+from wiserl.core.off_policy_actor_critic import OffPolicyActorCritic, OffPolicyActorCriticConfig
 from wiserl.env.spaces import EnvSpec, bounded_action_size
 from wiserl.net.acting import numpy_forward
 from wiserl.net.critic import Critics, DiscreteCritics
 from wiserl.net.encoder import Encoder
 from wiserl.net.heads import Categorical
-from wiserl.ops.noise import ActionNoise
-from wiserl.ops.optim import FlatAdam, TrainedNetwork, flatten_parameters
+from wiserl.ops.optim import FlatAdam, flatten_parameters
+from wiserl.util.errors import InputError
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 
 
 @dataclass(frozen=True)
-class SACConfig(OffPolicyConfig):
+class SACConfig(OffPolicyActorCriticConfig):
     """Hyper-parameters of SAC, named as in Stable-Baselines3 where it has them. Steps are env steps over all envs."""
 
-    tau: Fraction = 0.005  # share of the critics that their targets take over each time
     target_update_interval: PositiveInt = 1  # updates between those of the targets
     ent_coef: NonNegative | Literal["auto"] = "auto"  # the temperature: a number, or learned
     ent_coef_init: PositiveFloat = 1.0  # where the learned temperature starts
     target_entropy: float | Literal["auto"] = "auto"  # nats; auto: minus the size of a Box action, or 0.5 log n
-    action_noise: Literal["gaussian", "ornstein_uhlenbeck", "none"] = "none"  # added to Box actions while training
-    noise_std: NonNegative = 0.1  # standard deviation of what each env step adds to it; actions are in [-1, 1]
-    noise_theta: Fraction = 0.15  # Ornstein-Uhlenbeck: share of the noise that each env step takes away
-    max_grad_norm: PositiveFloat = float("inf")  # bound on each gradient's L2 norm; inf: none
 
 
 class Actor(nn.Module):
@@ -141,7 +136,7 @@ def temperature_loss(log_alpha: Tensor, entropy: Tensor, target_entropy: float) 
     return (log_alpha * (entropy - target_entropy)).mean()
 
 
-class SAC(OffPolicy):
+class SAC(OffPolicyActorCritic):
     """Learns soft Q-values from replay, and a stochastic actor that maximises them and its entropy."""
 
     config_class = SACConfig
@@ -154,8 +149,12 @@ class SAC(OffPolicy):
         space = self.spec.action_space
         self.discrete = isinstance(space, spaces.Discrete)
         self.size = int(space.n) if isinstance(space, spaces.Discrete) else bounded_action_size(space, "sac")
+        if self.discrete and self.config.action_noise != "none":
+            raise InputError(
+                f"action_noise={self.config.action_noise}: noise is added to Box actions, but the env's are Discrete; "
+                "use action_noise=none (a larger ent_coef explores more)"
+            )
         self._categorical = Categorical(self.size)
-        self.noise = ActionNoise(self.config.action_noise, self.config.noise_std, self.config.noise_theta)
         return Actor(self.spec, self.config, self.size if self.discrete else 2 * self.size)
 
     def _start_learning(self) -> None:
@@ -163,9 +162,7 @@ class SAC(OffPolicy):
         config, clip = self.config, self.config.max_grad_norm
         self.actor_optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, max_grad_norm=clip)
         kind: type[Critics | DiscreteCritics] = DiscreteCritics if self.discrete else Critics
-        critics = self._initialised("critics", lambda: kind(self.spec, 2, config.hidden_sizes, config.activation))
-        critics.to(self.device)
-        self.critics = TrainedNetwork(critics, flatten_parameters(critics), config.learning_rate, clip)
+        self.critics = self._trained_critics(lambda: kind(self.spec, 2, config.hidden_sizes, config.activation))
         self.temperature = Temperature(config.ent_coef_init).to(self.device)
         self.temperature_optimizer = FlatAdam(
             self.temperature, flatten_parameters(self.temperature), config.learning_rate
@@ -186,20 +183,13 @@ class SAC(OffPolicy):
     def _numpy_policy(self) -> Callable[[Array], Array] | None:
         return numpy_forward(self.policy.encoder, self.policy.head)
 
-    def end_episode(self, env: int) -> None:
-        self.noise.end_episode(env)
-
-    def reseed(self, *parts: int | str) -> None:
-        super().reseed(*parts)
-        self.noise.reset()
-
     def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
         """Actions drawn from the policy, or its likeliest; uniformly random ones before `learning_starts`."""
         shape = (*leading_axes(obs), *(self.spec.action_space.shape or ()))
         if self.warming_up and not deterministic:
             if self.discrete:
                 return {"action": self.rng.integers(self.size, size=shape)}
-            return {"action": self.rng.uniform(-1.0, 1.0, shape).astype(np.float32)}
+            return {"action": self.random_actions(shape)}
         outputs = self._act(obs)
         if self.discrete:
             action = self._categorical.mode(outputs) if deterministic else self._categorical.sample(outputs, self.rng)
