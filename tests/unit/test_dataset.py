@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wiserl.buffer import dataset
-from wiserl.buffer.dataset import load_dataset
+from wiserl.buffer.dataset import load_dataset, spread
 from wiserl.buffer.replay import Replay
-from wiserl.core.batch import check_fragment
+from wiserl.core.batch import Fragment, check_fragment
 from wiserl.env.spaces import EnvSpec
 from wiserl.util.errors import InputError
 
@@ -50,8 +51,14 @@ def saved(path: Path, arrays: dict[str, Any]) -> str:
 
 def replayed(source: str, spec: EnvSpec = SPEC, n_step: int = 1) -> dict[float, tuple[float, ...]]:
     """What is sampled of each transition, by its observation: action, reward, next observation, terminated, discount."""
-    replay = Replay(10_000, 1, seed=0, n_step=n_step, gamma=0.5)
-    for fragment in load_dataset(source, spec):
+    return replayed_from(load_dataset(source, spec), 1, 10_000, n_step)
+
+
+def replayed_from(
+    fragments: Iterable[Fragment], streams: int, capacity: int, n_step: int = 1
+) -> dict[float, tuple[float, ...]]:
+    replay = Replay(capacity, streams, seed=0, n_step=n_step, gamma=0.5)
+    for fragment in fragments:
         check_fragment(fragment)
         replay.add(fragment)
     batch = replay.sample(30 * len(replay))
@@ -342,3 +349,62 @@ def test_without_the_package_minari_it_says_what_to_install(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "minari", None)
     with pytest.raises(InputError, match=r"pip install 'wiserl\[minari\]'"):
         load_dataset("minari:x/walk-v0", SPEC)
+
+
+# ---- over several streams, beside others, with extras ----
+
+
+@given(seed=st.integers(0, 2**32 - 1), number=st.integers(1, 8), steps=FEW_STEPS, streams=st.integers(1, 5))
+def test_spread_over_streams_all_transitions_stay_and_cuts_bootstrap(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, number: int, steps: int, streams: int
+) -> None:
+    arrays = joined(episodes(np.random.default_rng(seed), number))
+    source, total = saved(tmp_path_factory.mktemp("data"), arrays), len(arrays["rewards"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "FRAGMENT_STEPS", steps)
+        fragments = list(load_dataset(source, SPEC))
+    assert replayed_from(spread(fragments, streams), streams, capacity=-(-total // streams) * streams) == replayed(
+        source
+    )
+    numbers = [len(fragment["reward"]) for fragment in spread(fragments, streams) if fragment["stream"][0] == 0]
+    assert sum(numbers) == min(-(-total // streams), total)
+
+
+def test_windows_stop_where_a_stream_ends(tmp_path: Path) -> None:
+    steps = np.arange(8.0)
+    ends = np.zeros(8, np.bool_)
+    arrays = {"observations": steps[:, None], "next_observations": steps[:, None] + 1, "actions": np.zeros((8, 1))}
+    source = saved(tmp_path, arrays | {"rewards": np.ones(8), "terminations": ends, "truncations": ends})
+    found = replayed_from(spread(list(load_dataset(source, SPEC)), 2), 2, capacity=8, n_step=3)
+    assert [found[obs][1:3] for obs in range(8)] == [
+        (1.75, 3), (1.75, 4), (1.5, 4), (1.0, 4), (1.75, 7), (1.75, 8), (1.5, 8), (1.0, 8),
+    ]  # fmt: skip
+
+
+def test_more_streams_than_transitions(tmp_path: Path) -> None:
+    arrays = joined(episodes(np.random.default_rng(0), 1))
+    source = saved(tmp_path, arrays)
+    assert replayed_from(spread(list(load_dataset(source, SPEC)), 50), 50, capacity=50) == replayed(source)
+
+
+def test_extras_are_read_by_name(tmp_path: Path) -> None:
+    arrays = joined(episodes(np.random.default_rng(0), 3))
+    value = np.arange(len(arrays["rewards"]), dtype=np.float32)
+    source = saved(tmp_path, arrays | {"value": value})
+    replay = Replay(100, 1, seed=0, extras=("value",))
+    for fragment in spread(list(load_dataset(source, SPEC, ("value",))), 1):
+        replay.add(fragment)
+    batch = replay.sample(500)
+    at = {float(obs): float(number) for obs, number in zip(arrays["observations"][:, 0], value, strict=True)}
+    assert [at[obs] for obs in batch["obs"].ravel().tolist()] == batch["value"].ravel().tolist()
+
+
+def test_extras_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    arrays = joined(episodes(np.random.default_rng(0), 1))
+    source = saved(tmp_path, arrays | {"value": np.zeros(1000)})
+    with pytest.raises(InputError, match=r"array 'value' is float64 \[1000\]; expected numbers \[\d, \.\.\.\]"):
+        load_dataset(source, SPEC, ("value",))
+    with pytest.raises(InputError, match="has no array 'other'"):
+        load_dataset(source, SPEC, ("other",))
+    with pytest.raises(InputError, match="'minari:x' has no value, which the algorithm stores"):
+        load_dataset("minari:x", SPEC, ("value",))

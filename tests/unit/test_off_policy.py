@@ -105,6 +105,41 @@ def test_a_data_set_is_there_from_the_start(tmp_path, prioritized):
     assert 0.3 < (rewards == 100.0).float().mean() < 0.7
 
 
+def test_a_data_set_is_spread_over_the_envs(tmp_path):
+    agent = make_plain(dataset=saved_transitions(tmp_path, 40), buffer_size=40)
+    assert len(agent.replay) == 40
+    with pytest.raises(
+        InputError, match=r"has 40 transitions, buffer_size=39 over 2 envs holds fewer: raise buffer_size"
+    ):
+        make_plain(dataset=saved_transitions(tmp_path, 40), buffer_size=39)
+
+
+@pytest.mark.parametrize(("share", "rows"), [(0.02, "0 transitions of the data set and 16"), (0.99, "16 .* and 0")])
+def test_a_share_of_nothing_is_refused(tmp_path, share, rows):
+    with pytest.raises(InputError, match=f"dataset_share={share}: of batch_size=16 that is {rows}"):
+        make_plain(dataset=saved_transitions(tmp_path, 40), dataset_share=share)
+    with pytest.raises(InputError, match="without a data set"):
+        make_plain(dataset_share=share)
+
+
+def test_a_data_set_that_is_no_stack_of_frames_is_refused_by_name(tmp_path):
+    space = spaces.Box(0, 255, (4, 6, 6), np.uint8)
+    spec = dataclasses.replace(make_spec(space), frame_stack=4)
+    obs = np.random.default_rng(0).integers(0, 255, (9, 4, 6, 6), np.uint8)
+    ends = {name: np.zeros(9, np.bool_) for name in ("terminations", "truncations")}
+    arrays = {
+        "observations": obs,
+        "next_observations": obs,
+        "actions": np.zeros(9, int),
+        "rewards": np.zeros(9),
+        **ends,
+    }
+    np.savez(tmp_path / "own.npz", **arrays)
+    agent = Plain(spec=spec, config=OffPolicyConfig(dataset=str(tmp_path / "own.npz")), num_streams=2, total_steps=1000)
+    with pytest.raises(InputError, match=r"own\.npz' does not fit into the replay: "):
+        agent._start_learning()
+
+
 @pytest.mark.parametrize("prioritized", [False, True])
 def test_a_data_set_that_is_kept_apart_gives_its_share_of_every_batch(tmp_path, prioritized):
     agent = make_plain(dataset=saved_transitions(tmp_path, 40), dataset_share=0.25, prioritized=prioritized)

@@ -8,17 +8,17 @@ Arrays of an `.npz`, N transitions in the order in which they were made, one epi
 - `terminations [N]` and `truncations [N]`, bool (`terminals` and `timeouts`, D4RL's names, are understood)
 - `next_observations [N, ...]`, like observations; may be left out
 
-Other arrays are ignored. With `next_observations` all transitions are used, in whatever order they are: where one is not
-what the next transition begins with, the episode counts as truncated there. Without them the next observation of a
-transition is the observation of the one after it. A truncated transition then has none, and neither has the file's last one;
-they are dropped, and the transition before such a one counts as truncated. A terminated one needs none: it is not
-bootstrapped, and its own observation stands in.
+Arrays named by `extras` are read as they are, `[N, ...]`; others are ignored. With `next_observations` all transitions are
+used, in whatever order they are: where one is not what the next transition begins with, the episode counts as truncated
+there. Without them the next observation of a transition is the observation of the one after it. A truncated transition then
+has none, and neither has the file's last one; they are dropped, and the transition before such a one counts as truncated. A
+terminated one needs none: it is not bootstrapped, and its own observation stands in.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,18 @@ from wiserl.util.errors import InputError
 
 MINARI = "minari:"
 FRAGMENT_STEPS = 1000
+_ONCE = frozenset(
+    ("last_obs", "final_obs", "final_at", "version", "rank", "stream", "fresh")
+)  # of a fragment, not of each step
 
 
-def load_dataset(source: str, spec: EnvSpec) -> Iterator[Fragment]:
+def load_dataset(source: str, spec: EnvSpec, extras: Sequence[str] = ()) -> Iterator[Fragment]:
     """Transitions from outside as fragments of one stream, stream 0, of at most 1,000 steps each.
 
     Args:
-        source: the path of an `.npz`, or "minari:" and the id of a data set on this machine.
+        source: the path of an `.npz` (`~` is one's home), or "minari:" and the id of a data set on this machine.
         spec: of the env that they come from; it must have one agent.
+        extras: what the algorithm stores beside the usual fields. A Minari data set has none.
 
     Returns:
         An iterator over fragments (`core.batch`), in order. A file is read and checked as a whole before the first one, and
@@ -52,8 +56,54 @@ def load_dataset(source: str, spec: EnvSpec) -> Iterator[Fragment]:
     if spec.num_agents != 1:
         raise InputError(f"data set '{source}': env '{spec.id}' has {spec.num_agents} agents; expected one")
     if source.startswith(MINARI):
+        if extras:
+            raise InputError(
+                f"data set '{source}' has no {', '.join(extras)}, which the algorithm stores; use an .npz with them"
+            )
         return _from_minari(source, spec)
-    return _fragments(_read_npz(source, spec))
+    return _fragments(_read_npz(source, spec, extras))
+
+
+def spread(fragments: Sequence[Fragment], num_streams: int) -> Iterator[Fragment]:
+    """The same transitions over several streams, as many in each but for the last ones, in order.
+
+    Where one stream ends and the next begins, an episode that goes on counts as truncated.
+
+    Args:
+        fragments: of one stream, at least one.
+        num_streams: numbers of streams go from 0 to this.
+    """
+    quota = -(-sum(len(fragment["reward"]) for fragment in fragments) // num_streams)
+    stream, room = 0, quota
+    for fragment in fragments:
+        while True:
+            first, rest = (fragment, None) if len(fragment["reward"]) <= room else _split(fragment, room)
+            if room == quota:
+                first = {**first, "fresh": np.array([True])}
+            yield {**first, "stream": np.array([stream])}
+            room -= len(first["reward"])
+            if not room:
+                stream, room = stream + 1, quota
+            if rest is None:
+                break
+            fragment = rest
+
+
+def _split(fragment: Fragment, at: int) -> tuple[Fragment, Fragment]:
+    """The first `at` steps and the others, of a fragment that has more."""
+    early = fragment["final_at"][:, 0] < at
+    parts = []
+    for steps, ends, shift in ((slice(at), early, 0), (slice(at, None), ~early, at)):
+        along = {
+            name: tree_map(lambda leaf, steps=steps: leaf[steps], fragment[name]) for name in fragment.keys() - _ONCE
+        }
+        final = tree_map(lambda leaf, ends=ends: leaf[ends], fragment["final_obs"])
+        once = {name: fragment[name] for name in _ONCE}
+        parts.append({**once, **along, "final_obs": final, "final_at": fragment["final_at"][ends] - [shift, 0]})
+    # What follows a step that goes on is what the next one begins with; after an end nobody looks.
+    parts[0]["last_obs"] = tree_map(lambda leaf: leaf[at], fragment["obs"])
+    parts[1]["fresh"] = np.array([False])
+    return parts[0], parts[1]
 
 
 @dataclass(frozen=True)
@@ -64,6 +114,7 @@ class _Transitions:
         next_obs: what the entries of `next_at` point into.
         next_at: int64 `[N]`, where the observation after each transition is.
         rows: int64 `[M]`, the transitions to use; each is followed by the next one, or is an end.
+        extras: further arrays `[N, ...]` by name.
     """
 
     obs: Nested
@@ -74,9 +125,10 @@ class _Transitions:
     terminated: Array
     truncated: Array
     rows: Array
+    extras: dict[str, Array]
 
     @classmethod
-    def read(cls, where: str, arrays: Mapping[str, Array], spec: EnvSpec) -> _Transitions:
+    def read(cls, where: str, arrays: Mapping[str, Array], spec: EnvSpec, extras: Sequence[str] = ()) -> _Transitions:
         """Check and convert arrays by name; `where` they are from is for messages."""
         reader = ArrayReader(where, arrays, spec)
         reward, terminated, truncated = reader.steps()
@@ -95,14 +147,16 @@ class _Transitions:
         if not used.any():
             raise InputError(f"{where}: none of its {total} transitions has a next observation; add next_observations")
         truncated = ~(terminated | goes_on)
-        return cls(obs, next_obs, next_at, reader.actions(), reward, terminated, truncated, used.nonzero()[0])
+        more = {name: reader.extra(name) for name in extras}
+        return cls(obs, next_obs, next_at, reader.actions(), reward, terminated, truncated, used.nonzero()[0], more)
 
 
 def _fragments(data: _Transitions) -> Iterator[Fragment]:
     for start in range(0, len(data.rows), FRAGMENT_STEPS):
         rows = data.rows[start : start + FRAGMENT_STEPS]
         ends = (data.terminated[rows] | data.truncated[rows]).nonzero()[0]
-        fields = {name: getattr(data, name) for name in ("obs", "action", "reward", "terminated", "truncated")}
+        names = ("obs", "action", "reward", "terminated", "truncated")
+        fields = {**data.extras, **{name: getattr(data, name) for name in names}}
         after = {"last_obs": data.next_at[rows[-1:]], "final_obs": data.next_at[rows[ends]]}
         yield {
             **{name: tree_map(lambda leaf, at=rows: leaf[at][:, None, None], field) for name, field in fields.items()},
@@ -113,8 +167,9 @@ def _fragments(data: _Transitions) -> Iterator[Fragment]:
         }
 
 
-def _read_npz(path: str, spec: EnvSpec) -> _Transitions:
-    if not Path(path).is_file():
+def _read_npz(source: str, spec: EnvSpec, extras: Sequence[str]) -> _Transitions:
+    path = Path(source).expanduser()
+    if not path.is_file():
         raise InputError(f"data set '{path}' is no file; expected the path of an .npz, or minari:DATASET_ID")
     try:
         file = np.load(path, allow_pickle=False)
@@ -123,7 +178,7 @@ def _read_npz(path: str, spec: EnvSpec) -> _Transitions:
     if not isinstance(file, np.lib.npyio.NpzFile):
         raise InputError(f"data set '{path}' is a single array; expected an .npz of several")
     with file:
-        return _Transitions.read(f"data set '{path}'", file, spec)
+        return _Transitions.read(f"data set '{path}'", file, spec, extras)
 
 
 def _from_minari(source: str, spec: EnvSpec) -> Iterator[Fragment]:

@@ -78,6 +78,15 @@ class ArrayReader:
                       f"actions in the env's own units, {space}: clip or rescale them")  # fmt: skip
         return codec.from_env(np.clip(given, space.low, space.high))
 
+    def extra(self, name: str) -> Array:
+        """An array that the algorithm has a use for, as it is."""
+        array = self._named(name)
+        if array.ndim == 0 or len(array) != self.total or array.dtype.kind not in "biuf":
+            self._refuse(
+                name, f"is {array.dtype} {list(array.shape)}", f"numbers [{self.total}, ...] (N = number of rewards)"
+            )
+        return array
+
     def _check_counts(self, name: str, counts: Array, space: Space) -> None:
         """Refuse numbers that a Discrete, MultiDiscrete or MultiBinary space does not have; `counts` begin at 0."""
         if isinstance(space, spaces.Box):
@@ -94,6 +103,8 @@ class ArrayReader:
         array, dtype = self._named(name), np.dtype(dtype)
         expected = f"{dtype} {[self.total, *shape]} (N = number of rewards) for env '{self.spec.id}'"
         if array.shape != (self.total, *shape) or not np.can_cast(array.dtype, dtype, "same_kind"):
+            if dtype.kind == "b":
+                expected += ": use .astype(bool)"
             self._refuse(name, f"is {array.dtype} {list(array.shape)}", expected)
         with np.errstate(over="ignore"):  # what is too large becomes infinite
             kept: Array = array.astype(dtype, copy=False)

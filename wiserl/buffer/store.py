@@ -178,6 +178,8 @@ class TransitionStore:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave; the arrays are copied. `Replay.load_state_dict` documents the errors."""
+        if "capacity" not in state:
+            raise InputError("the saved replay is not of this kind: resume with the dataset_share it was saved with")
         saved = (state["capacity"], state["num_streams"])
         if saved != (self.capacity, self.num_streams):
             raise InputError(

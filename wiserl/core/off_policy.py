@@ -11,9 +11,9 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from wiserl.buffer.dataset import load_dataset
+from wiserl.buffer.dataset import load_dataset, spread
 from wiserl.buffer.hindsight import HindsightReplay
-from wiserl.buffer.mixed import MixedReplay
+from wiserl.buffer.mixed import MixedReplay, share_out
 from wiserl.buffer.prioritized import PrioritizedReplay
 from wiserl.buffer.replay import Replay
 from wiserl.core.algorithm import Algorithm
@@ -35,7 +35,9 @@ not yet known (Horgan et al. 2018 learn from older ones); drawn one by one they 
 
 @dataclass(frozen=True)
 class OffPolicyConfig:
-    """Hyper-parameters of learning from replay, named as in Stable-Baselines3 where it has them. Steps are env steps."""
+    """Hyper-parameters of learning from replay, named as in Stable-Baselines3 where it has them (`n_step` is its `n_steps`,
+    which is PPO's rollout). Steps are env steps.
+    """
 
     learning_rate: PositiveFloat = 3e-4  # Adam's step size at the start
     learning_rate_decay: Literal["none", "linear"] = "none"  # linear: to 0 at the last env step
@@ -83,9 +85,14 @@ class OffPolicy(Algorithm):
         """As `Algorithm`.
 
         Raises:
-            InputError: also where hindsight is asked for on an env without goals, or together with what it excludes.
+            InputError: also where hindsight is asked for on an env without goals, or together with what it excludes; where
+                there is a `dataset_share` of nothing.
         """
         super().__init__(sync, spec=spec, config=config, **others)
+        if config.dataset_share and not config.dataset:
+            raise InputError(
+                f"dataset_share={config.dataset_share} without a data set: name one by dataset, or leave it out"
+            )
         if config.hindsight != "none":
             check_goals(spec)
             if config.prioritized or config.n_step != 1:
@@ -121,7 +128,7 @@ class OffPolicy(Algorithm):
         own = self._make_replay(config.buffer_size, self.num_streams, "replay")
         self.replay = own
         if config.dataset:
-            self._load(list(load_dataset(config.dataset, self.spec)), own)
+            self._load(list(load_dataset(config.dataset, self.spec, self.extras)), own)
 
     def _make_replay(self, capacity: int, num_streams: int, name: str) -> Replay:
         config, spec = self.config, self.spec
@@ -138,12 +145,31 @@ class OffPolicy(Algorithm):
 
     def _load(self, fragments: list[Fragment], own: Replay) -> None:
         """Take in transitions from outside: into one's own replay, or beside it."""
-        share, kept = self.config.dataset_share, own
+        config, count, share = (
+            self.config,
+            sum(len(fragment["reward"]) for fragment in fragments),
+            self.config.dataset_share,
+        )
+        kept, streams = own, self.num_streams
         if share:
-            kept = self._make_replay(sum(len(fragment["reward"]) for fragment in fragments) + 1, 1, "dataset")
+            rows = share_out(config.batch_size, (1.0 - share, share))
+            if not all(rows):
+                raise InputError(
+                    f"dataset_share={share}: of batch_size={config.batch_size} that is {rows[1]} transitions of the data set and "
+                    f"{rows[0]} of one's own; expected some of both: choose another share or a larger batch"
+                )
+            kept, streams = self._make_replay(count + 1, 1, "dataset"), 1
             self.replay = MixedReplay([(own, 1.0 - share), (kept, share)])
-        for fragment in fragments:
-            kept.add(fragment)
+        elif count > config.buffer_size // streams * streams:
+            raise InputError(
+                f"data set '{config.dataset}' has {count} transitions, buffer_size={config.buffer_size} over {streams} envs holds "
+                f"fewer: raise buffer_size, or keep the data set beside the replay by dataset_share"
+            )
+        try:
+            for fragment in spread(fragments, streams):
+                kept.add(fragment)
+        except ValueError as error:
+            raise InputError(f"data set '{config.dataset}' does not fit into the replay: {error}") from error
 
     def _goal_reward(self) -> GoalReward:
         if self.spec.make is None:
