@@ -358,6 +358,13 @@ def test_initial_policies_are_near_chance_and_seeded():
     assert np.abs(first.choose_action(make_fragment()["obs"][0])["outputs"]).max() < 0.1
 
 
+@pytest.mark.parametrize("ortho_init", [False, True])
+def test_policy_and_value_networks_begin_with_weights_of_their_own(ortho_init):
+    policy = make_agent(ortho_init=ortho_init).policy
+    for actors, critics in zip(policy.actor_encoder.parameters(), policy.critic_encoder.parameters(), strict=True):
+        assert not torch.equal(actors, critics) or not actors.any()  # biases may be 0 in both
+
+
 def test_building_an_agent_leaves_torchs_own_generator_alone():
     torch.manual_seed(5)
     expected = torch.rand(1)

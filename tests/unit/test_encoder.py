@@ -27,6 +27,8 @@ SPACES = {
     "image": spaces.Box(0, 255, (40, 36, 3), np.uint8),
     "channels first": spaces.Box(0, 255, (4, 84, 84), np.uint8),
     "small image": spaces.Box(0, 255, (10, 10, 1), np.uint8),
+    "one channel": spaces.Box(0, 255, (84, 84), np.uint8),
+    "stack of images": spaces.Box(0, 255, (3, 40, 36, 3), np.uint8),
     "tiny image": spaces.Box(0.0, 1.0, (4, 4, 2), np.float32),
     "tuple": spaces.Tuple((VECTOR, spaces.Discrete(2))),
     "nested": spaces.Dict(
@@ -81,6 +83,15 @@ def test_pixels_are_scaled_to_one_and_channels_are_found_on_either_side():
     unit = NatureCNN(spaces.Box(0.0, 1.0, (84, 84, 4), np.float32))
     unit.load_state_dict(last.state_dict())
     torch.testing.assert_close(last(image), unit(image / 255.0))
+
+
+def test_a_stack_of_images_is_one_image_of_all_their_channels():
+    stack, joined = (NatureCNN(spaces.Box(0, 255, shape, np.uint8)) for shape in ((2, 40, 36, 3), (6, 40, 36)))
+    joined.load_state_dict(stack.state_dict())
+    images = torch.randint(0, 256, (5, 2, 40, 36, 3), dtype=torch.uint8)
+    torch.testing.assert_close(stack(images), joined(images.permute(0, 1, 4, 2, 3).reshape(5, 6, 40, 36)))
+    plain = NatureCNN(spaces.Box(0, 255, (40, 36), np.uint8))
+    assert plain(images[:, 0, :, :, 0]).shape == (5, 512)
 
 
 def test_discrete_entries_are_one_hot():

@@ -78,6 +78,8 @@ class ActorCritic(nn.Module):
             for part, gain in ((self.actor_encoder, 2**0.5), (self.critic_encoder, 2**0.5), (self.actor, 0.01)):
                 orthogonal_(part, gain)
             orthogonal_(self.critic, 1.0)
+        elif self.critic_encoder is not self.actor_encoder:
+            self.critic_encoder = Encoder(space, config.hidden_sizes, config.activation)  # not the actor's weights
 
     def normalize(self, obs: Nested) -> Nested:
         """Observations as the networks want them."""

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's usual name)
 from gymnasium import spaces
@@ -64,22 +65,29 @@ def orthogonal_(module: nn.Module, gain: float = math.sqrt(2)) -> None:
 
 
 def is_image(space: spaces.Space[object]) -> bool:
-    """Whether a space is a Box of three axes, one of them (first or last) the channels."""
-    return isinstance(space, spaces.Box) and len(space.shape) == 3
+    """Whether a space is a Box of three axes, one of them (first or last) the channels; or, of uint8, of two axes (one channel)
+    or four (a stack of images).
+    """
+    if not isinstance(space, spaces.Box):
+        return False
+    return len(space.shape) == 3 or (len(space.shape) in (2, 4) and space.dtype == np.uint8)
 
 
 class NatureCNN(nn.Module):
     """The convolutions of Mnih et al. 2015 and a linear layer to 512 features; uint8 pixels are divided by 255.
 
     Images below 36 pixels get 3×3 convolutions of stride 2 instead, below 8 none: every size works.
-    Channels are the smaller of the first and last axis. Input `[N, C, H, W]` or `[N, H, W, C]`.
+    Channels are the smaller of the first and last axis. Input `[N, C, H, W]`, `[N, H, W, C]` or `[N, H, W]`; of a stack of k
+    images `[N, k, ...]`, whose channels are joined.
     """
 
     def __init__(self, space: spaces.Box, features: int = 512) -> None:
         super().__init__()
-        self.channels_last = space.shape[2] < space.shape[0]
+        shape = (1, *space.shape) if len(space.shape) == 2 else space.shape
+        self.channels_last = shape[-1] < shape[-3]
         self.scale = 1.0 / 255.0 if space.dtype is not None and space.dtype.kind == "u" else 1.0
-        channels, height, width = (space.shape[2], *space.shape[:2]) if self.channels_last else space.shape
+        channels, height, width = (shape[-1], *shape[-3:-1]) if self.channels_last else shape[-3:]
+        channels *= math.prod(shape[:-3])
         side = min(height, width)
         if side >= 36:
             layers = [(32, 8, 4), (64, 4, 2), (64, 3, 1)]
@@ -100,7 +108,11 @@ class NatureCNN(nn.Module):
         self.size = features
 
     def _channels_first(self, image: Tensor) -> Tensor:
-        return image.permute(0, 3, 1, 2) if self.channels_last else image
+        """`[N, C, H, W]`."""
+        if image.ndim == 3:
+            return image.unsqueeze(1)
+        image = image.movedim(-1, -3) if self.channels_last else image
+        return image.flatten(1, 2) if image.ndim == 5 else image
 
     def forward(self, image: Tensor) -> Tensor:
         """Features `[N, features]`."""
