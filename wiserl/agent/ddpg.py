@@ -21,6 +21,7 @@ from wiserl.env.spaces import EnvSpec, bounded_action_size
 from wiserl.net.acting import numpy_forward
 from wiserl.net.critic import Critics
 from wiserl.net.encoder import Encoder
+from wiserl.ops.losses import weighted_mean
 from wiserl.ops.optim import TrainedNetwork
 
 
@@ -61,8 +62,7 @@ def critic_loss(critics: Critics, target: Critics, target_actor: Actor, batch: d
         following = target(batch["next_obs"], target_actor(batch["next_obs"])).squeeze(1)
         goal = batch["reward"] + batch["discount"] * ~batch["terminated"] * following
     errors = goal - critics(batch["obs"], batch["action"]).squeeze(1)
-    squared = errors * errors
-    return (squared * batch["weight"] if "weight" in batch else squared).mean(), errors.detach()
+    return weighted_mean(errors * errors, batch), errors.detach()
 
 
 def actor_loss(actor: Actor, critics: Critics, obs: Nested) -> Tensor:

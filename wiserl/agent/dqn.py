@@ -26,6 +26,7 @@ from wiserl.net.acting import epsilon_greedy, numpy_forward
 from wiserl.net.noisy import Noise
 from wiserl.net.q_network import CategoricalNetwork, QNetwork, taken
 from wiserl.ops.distributional import project
+from wiserl.ops.losses import weighted_mean
 from wiserl.ops.optim import TrainedNetwork
 from wiserl.ops.schedules import linear
 from wiserl.util.errors import InputError
@@ -80,13 +81,8 @@ class DQNConfig(QLearningConfig):
     def __post_init__(self) -> None:
         for name, value in self.__dict__.pop("_implied", {}).items():
             object.__setattr__(self, name, value)
-        if self.v_max <= self.v_min:
+        if not self.v_min < self.v_max:
             raise InputError(f"v_min={self.v_min} and v_max={self.v_max} are not valid: v_max must be above v_min")
-
-
-def weighted_mean(losses: Tensor, batch: dict[str, Any]) -> Tensor:
-    """Mean of losses `[N]`, each times its transition's weight if prioritised."""
-    return (losses * batch["weight"] if "weight" in batch else losses).mean()
 
 
 def td_loss(network: QNetwork, target: QNetwork, batch: dict[str, Any],
@@ -159,7 +155,7 @@ class QLearning(OffPolicy):
         if not isinstance(self.spec.action_space, spaces.Discrete):
             raise InputError(
                 f"{type(self).__name__.lower()} cannot act in {self.spec.action_space}: it needs a Discrete action space. "
-                "ppo does Box, MultiDiscrete and MultiBinary"
+                "ppo does Box, MultiDiscrete and MultiBinary; ddpg, td3 and sac do Box"
             )
         self.num_actions = int(self.spec.action_space.n)
         config = self.config

@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from wiserl.agent.dqn import QLearning, QLearningConfig, weighted_mean
+from wiserl.agent.dqn import QLearning, QLearningConfig
 from wiserl.core.config import Fraction, PositiveFloat, PositiveInt
 from wiserl.net.q_network import QNetwork, QuantileNetwork, taken
+from wiserl.ops.losses import weighted_mean
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from wiserl.net.acting import numpy_forward
 from wiserl.net.critic import Critics, DiscreteCritics
 from wiserl.net.encoder import Encoder
 from wiserl.net.heads import Categorical
+from wiserl.ops.losses import weighted_mean
 from wiserl.ops.optim import FlatAdam, flatten_parameters
 from wiserl.util.errors import InputError
 
@@ -74,10 +75,6 @@ def squashed(outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     return torch.tanh(raw), log_prob
 
 
-def _half_mean(squared: Tensor, batch: dict[str, Any]) -> Tensor:
-    return 0.5 * (squared * batch["weight"] if "weight" in batch else squared).mean()
-
-
 def critic_loss(critics: Critics, target: Critics, actor: Actor, batch: dict[str, Any], alpha: Tensor, noise: Tensor
                 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Half the squared soft TD errors of both critics, summed (equations 5 and 6).
@@ -98,7 +95,7 @@ def critic_loss(critics: Critics, target: Critics, actor: Actor, batch: dict[str
         following = target(batch["next_obs"], action).amin(1) - alpha * log_prob
         goal = batch["reward"] + batch["discount"] * ~batch["terminated"] * following
     errors = goal.unsqueeze(1) - critics(batch["obs"], batch["action"])
-    return _half_mean((errors * errors).sum(1), batch), errors.detach().abs().mean(1)
+    return weighted_mean(0.5 * (errors * errors).sum(1), batch), errors.detach().abs().mean(1)
 
 
 def actor_loss(actor: Actor, critics: Critics, obs: Nested, alpha: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,7 +116,7 @@ def discrete_critic_loss(critics: DiscreteCritics, target: DiscreteCritics, acto
         goal = batch["reward"] + batch["discount"] * ~batch["terminated"] * following
     index = batch["action"].view(-1, 1, 1).expand(-1, 1, 2)
     errors = goal.unsqueeze(1) - critics(batch["obs"]).gather(1, index).squeeze(1)
-    return _half_mean((errors * errors).sum(1), batch), errors.detach().abs().mean(1)
+    return weighted_mean(0.5 * (errors * errors).sum(1), batch), errors.detach().abs().mean(1)
 
 
 def discrete_actor_loss(actor: Actor, critics: DiscreteCritics, obs: Nested, alpha: Tensor) -> tuple[Tensor, Tensor]:

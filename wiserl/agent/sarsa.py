@@ -104,7 +104,7 @@ class SARSA(Algorithm):
         if not isinstance(self.spec.action_space, spaces.Discrete):
             raise InputError(
                 f"sarsa cannot act in {self.spec.action_space}: it needs a Discrete action space. "
-                "ppo does Box, MultiDiscrete and MultiBinary"
+                "ppo does Box, MultiDiscrete and MultiBinary; ddpg, td3 and sac do Box"
             )
         self.num_actions = int(self.spec.action_space.n)
         return QNetwork(self.spec, self.config.hidden_sizes, self.config.activation, dueling=False, sigma0=None)

@@ -15,6 +15,7 @@ from torch import Tensor
 from wiserl.agent.ddpg import DDPG, Actor, DDPGConfig
 from wiserl.core.config import NonNegative, PositiveInt
 from wiserl.net.critic import Critics
+from wiserl.ops.losses import weighted_mean
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,7 @@ def critic_loss(critics: Critics, target: Critics, target_actor: Actor, batch: d
         following = target(batch["next_obs"], next_action).amin(1)
         goal = batch["reward"] + batch["discount"] * ~batch["terminated"] * following
     errors = goal.unsqueeze(1) - critics(batch["obs"], batch["action"])
-    squared = (errors * errors).sum(1)
-    return (squared * batch["weight"] if "weight" in batch else squared).mean(), errors.detach().abs().mean(1)
+    return weighted_mean((errors * errors).sum(1), batch), errors.detach().abs().mean(1)
 
 
 class TD3(DDPG):
