@@ -43,6 +43,9 @@ class Sample:
     ("key", "given", "expected"),
     [
         ("rate", "3e-4", 3e-4),
+        ("rate", ".25", 0.25),
+        ("rate", "1.", 1.0),
+        ("rate", "+0.1", 0.1),
         ("rate", 1, 1.0),
         ("rate", np.float64(0.25), 0.25),
         ("count", "1_000", 1000),
@@ -138,7 +141,8 @@ def test_a_value_without_a_declared_type_is_read_as_it_looks(text, expected):
 def test_an_algorithms_configuration_survives_json(algo):
     config_class = algorithm_class(algo).config_class
     config = make_config(config_class, {"hidden_sizes": "8,4", "max_grad_norm": "inf"}, algo)
-    assert make_config(config_class, json.loads(json.dumps(to_plain(config))), algo) == config
+    text = json.dumps(to_plain(config), allow_nan=False)
+    assert make_config(config_class, json.loads(text), algo) == config
 
 
 @pytest.mark.parametrize("algo", algorithm_names())

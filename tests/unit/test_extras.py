@@ -148,13 +148,13 @@ def test_a_subclass_that_changes_nothing_trains_as_the_built_in_one(tmp_path):
     assert open_checkpoint(tmp_path / "class").manifest["algo"] == "dqn"
 
 
-def test_names_and_presets_of_classes():
+def test_names_and_presets_of_classes(tmp_path):
     class Mine(RememberingDQN):
         pass
 
     assert [algorithm_name(algo) for algo in ("x", DQN, PPO, TD3, RememberingDQN)] == ["x", "dqn", "ppo", "td3", NAME]
     assert [preset_name(algo) for algo in (Mine, DQN, TD3, NAME, "ppo")] == ["dqn", "dqn", "td3", "dqn", "ppo"]
-    with wiserl.by_hand(Mine, "CartPole-v1", total_steps=1_000) as run:
+    with wiserl.by_hand(Mine, "CartPole-v1", total_steps=1_000, run_dir=tmp_path / "run") as run:
         assert (run.algorithm.config.n_step, run.algorithm.config.forget) == (10, 0.0)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.envs import Chain
+from wiserl.core.device import check_device
 from wiserl.core.run_config import (
     RUN_OPTIONS,
     backend_for,
@@ -117,7 +118,7 @@ def test_auto_is_local_for_one_runner_and_ray_for_more_where_it_is_installed(mon
         backend_for(options(backend="ray")[0])
 
 
-def saved_run(folder, **changes):
+def saved_run(folder, hyperparameters=None, **changes):
     run = {
         "algo": "ppo",
         "env": "tests.envs:Chain",
@@ -129,7 +130,7 @@ def saved_run(folder, **changes):
     }
     run |= {"total_steps": 1000, "run_dir": "elsewhere", "env_kwargs": {"length": 4}} | changes
     folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"run": run, "hyperparameters": {"gamma": 0.9}}))
+    (folder / "config.json").write_text(json.dumps({"run": run, "hyperparameters": hyperparameters or {"gamma": 0.9}}))
     return folder
 
 
@@ -149,6 +150,16 @@ def test_what_a_checkpoint_depends_on_cannot_change_on_resume(tmp_path, change):
     (key, value), *_ = change.items()
     with pytest.raises(InputError, match=rf"--resume with {key}={value}: the run in .* has {key}="):
         run_options_of(saved_run(tmp_path / "run"), change)
+
+
+def test_a_data_set_cannot_change_on_resume(tmp_path):
+    """Its transitions are in the saved replay, or in one beside it."""
+    folder = saved_run(tmp_path / "run", {"dataset": "a.npz", "dataset_share": 0.25}, algo="dqn")
+    for change in ({"dataset": "b.npz"}, {"dataset": ""}, {"dataset_share": "0"}):
+        (key, value), *_ = change.items()
+        with pytest.raises(InputError, match=rf"--resume with {key}={value}: the run in .* has {key}="):
+            run_options_of(folder, change)
+    run_options_of(folder, {"dataset": "a.npz", "dataset_share": "0.25"})
 
 
 def test_a_folder_without_a_run_or_with_a_broken_one_is_named(tmp_path):
@@ -182,13 +193,24 @@ def test_checkpoints_come_five_in_a_run_unless_said_otherwise():
 )
 def test_the_learner_uses_a_gpu_where_there_is_one(monkeypatch, device, gpus, has_cuda, backend, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert learner_device(options(device=device, learner_gpus=gpus)[0], backend) == expected
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match="PyTorch finds no GPU here; use --device cpu or auto"):
+    with pytest.raises(InputError, match="device 'cuda' was asked for, but PyTorch finds no GPU here; use cpu"):
         learner_device(options(device="cuda")[0], "local")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="device 'cuda:2' was asked for, but PyTorch finds GPUs 0 to 1; use cpu"):
+        learner_device(options(device="cuda:2")[0], "local")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:-1", "auto", ""])
+def test_what_is_no_device_is_refused(name):
+    with pytest.raises(InputError, match=f"unknown device '{name}': expected cpu, cuda or cuda:INDEX"):
+        check_device(name)
 
 
 def test_an_env_may_be_a_callable():

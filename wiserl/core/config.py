@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import datetime
 import functools
+import math
 import os
 import typing
 from collections.abc import Mapping
@@ -100,7 +101,15 @@ def _parse(text: str, expected: Any) -> Any:
         return text.strip("[]() ").replace(",", " ").split()
     if expected is int or int in choices:
         return text.replace("_", "")
+    if _takes_float(expected):
+        with contextlib.suppress(ValueError):
+            number = float(text)  # reads .5, 1. and +0.1 too
+            return number if math.isfinite(number) else text
     return text
+
+
+def _takes_float(expected: Any) -> bool:
+    return expected is float or any(map(_takes_float, typing.get_args(expected)))
 
 
 def parse_value(text: str) -> Any:
@@ -117,6 +126,6 @@ def parse_value(text: str) -> Any:
 
 
 def to_plain(config: Any) -> dict[str, Any]:
-    """A config dataclass as JSON-able values."""
+    """A config dataclass as JSON-able values; infinity, which JSON has not, as text, which `make_config` reads."""
     plain: dict[str, Any] = msgspec.to_builtins(config)
-    return plain
+    return {name: str(value) if value in (math.inf, -math.inf) else value for name, value in plain.items()}

@@ -12,6 +12,7 @@ from wiserl.core.algorithm import Algorithm
 from wiserl.core.batch import Array, Nested
 from wiserl.core.checkpoint import Checkpoint, open_checkpoint
 from wiserl.core.config import make_config
+from wiserl.core.device import check_device
 from wiserl.env.spaces import ActionCodec, EnvSpec, check_observation, observation_zeros, write_observation
 from wiserl.util.errors import EnvError, InputError
 
@@ -36,7 +37,7 @@ class Policy:
             raise InputError(
                 f"checkpoint '{checkpoint.path}' does not hold a {self.manifest['algo']} network: {error}"
             ) from None
-        self._algorithm.move_to(device)
+        self._algorithm.move_to(check_device(device))
         # Where training left off: a new algorithm would act at random, as before its first update.
         self._algorithm.env_steps = self.manifest["env_steps"]
         self._codec = ActionCodec(self.spec.action_space)
@@ -71,9 +72,9 @@ def load(run_dir: str | Path, checkpoint: str = "last", device: str = "cpu") -> 
     Args:
         run_dir: as given to `train`.
         checkpoint: `last`, `best`, or a number of env steps.
-        device: where the network lives.
+        device: where the network lives: cpu, cuda or cuda:INDEX.
 
     Raises:
-        InputError: no such run or checkpoint, or it is corrupt.
+        InputError: no such run, checkpoint or device, or it is corrupt.
     """
     return Policy(open_checkpoint(run_dir, checkpoint), device)

@@ -52,6 +52,9 @@ class RunConfig:
 RUN_OPTIONS = tuple(name for name in field_names(RunConfig) if name not in ("algo", "env", "env_kwargs"))
 
 
+_KEPT = ("envs", "runners", "seed", "sync", "vector", "dataset", "dataset_share")  # what a resumed run cannot change
+
+
 @functools.cache
 def presets() -> dict[str, dict[str, dict[str, Any]]]:
     """Tuned options by algorithm and env."""
@@ -148,9 +151,7 @@ def run_options_of(folder: Path, changes: Mapping[str, Any]) -> tuple[str, Any, 
     options = {**saved["run"], **saved["hyperparameters"]}
     algo, env = options.pop("algo"), options.pop("env")
     for key, value in changes.items():
-        fixed = key in ("envs", "runners", "seed", "sync", "vector") and convert_like(
-            options.get(key), value
-        ) != options.get(key)
+        fixed = key in _KEPT and key in options and convert_like(options.get(key), value) != options.get(key)
         if value is not None and fixed:
             raise InputError(
                 f"--resume with {key}={value}: the run in '{folder}' has {key}={options[key]}; train anew to change it"
@@ -184,12 +185,11 @@ def learner_device(run: RunConfig, backend: str) -> tuple[str, float]:
     """
     import torch
 
+    from wiserl.core.device import check_device
+
     if backend == "local":
-        if run.device.startswith("cuda") and not torch.cuda.is_available():
-            raise InputError(
-                f"device '{run.device}' was asked for, but PyTorch finds no GPU here; use --device cpu or auto"
-            )
-        return ("cuda" if torch.cuda.is_available() else "cpu") if run.device == "auto" else run.device, 0.0
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if run.device == "auto" else run.device
+        return check_device(device), 0.0
     wants = run.device.startswith("cuda") or (
         run.device == "auto" and (run.learner_gpus > 0 or torch.cuda.is_available())
     )
