@@ -25,12 +25,22 @@ def train(algo: str, env: str, run_dir: Path, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("algo", ["ppo", "dqn", "sac"])  # sac: layers that go by oneDNN
-def test_local_and_ray_give_bit_identical_weights(algo: str, tmp_path: Path, cluster: Any) -> None:
+@pytest.mark.parametrize(
+    ("algo", "env", "switches"),
+    [
+        ("ppo", "CartPole-v1", {}),
+        ("dqn", "CartPole-v1", {}),
+        ("sac", "CartPole-v1", {}),  # layers that go by oneDNN
+        ("dqn", "wiserl.env.goals:BitFlip", {"hindsight": "future", "n_step": 1}),
+    ],
+)
+def test_local_and_ray_give_bit_identical_weights(
+    algo: str, env: str, switches: dict[str, Any], tmp_path: Path, cluster: Any
+) -> None:
     for backend in ("local", "ray"):
-        summary = train(algo, "CartPole-v1", tmp_path / backend, backend=backend, seed=3)
+        summary = train(algo, env, tmp_path / backend, backend=backend, seed=3, **switches)
         assert (summary["backend"], summary["runners"], summary["policy_lag_max"]) == (backend, 2, 0)
-    other = train(algo, "CartPole-v1", tmp_path / "other", backend="local", seed=4)
+    other = train(algo, env, tmp_path / "other", backend="local", seed=4, **switches)
     assert weights_of(tmp_path / "local") == weights_of(tmp_path / "ray")
     assert weights_of(tmp_path / "local") != weights_of(tmp_path / "other")
     assert other["updates"] > 0

@@ -18,7 +18,7 @@ from wiserl.env.goals import BitFlip, GoalReward, ReachGoal, check_goals, is_goa
 from wiserl.env.make import make_env
 from wiserl.env.multi_agent import read_spec
 from wiserl.env.spaces import EnvSpec
-from wiserl.util.errors import InputError
+from wiserl.util.errors import EnvError, InputError
 
 NAMES = ("BitFlip", "ReachGoal")
 
@@ -138,6 +138,11 @@ def test_an_end_computed_for_one_step_only_is_computed_for_each() -> None:
 def test_a_reward_or_end_that_is_not_one_per_row_is_refused(changes: dict[str, Any], name: str) -> None:
     with pytest.raises(InputError, match=rf"{name} of env .* expected \[3\]"):
         GoalReward(Odd, changes)(GOALS, GOALS)
+
+
+def test_a_reward_that_is_not_finite_is_named_with_its_goals() -> None:
+    with pytest.raises(EnvError, match=r"Odd' gave nan for achieved_goal \[0 1\] and desired_goal \[0 1\]"):
+        GoalReward(Odd, {"reward": np.array([0.0, np.nan, np.inf])})(GOALS, GOALS)
 
 
 class Bare(gym.Env):

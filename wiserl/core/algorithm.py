@@ -64,7 +64,9 @@ class Algorithm(Agent):
     def _initialised(self, name: str, build: Callable[[], ModuleT]) -> ModuleT:
         """What `build` makes, its weights drawn from the seed and `name` alone; torch's own generator stays as it was."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.seed, name))
+            torch.default_generator.manual_seed(
+                derive_seed(self.seed, name)
+            )  # torch.manual_seed would seed GPUs as well
             return build()
 
     def _own_tensors(self) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from wiserl.env.make import EnvLike, env_id, make_env
 from wiserl.env.spaces import EnvSpec, child_spaces
-from wiserl.util.errors import InputError
+from wiserl.util.errors import EnvError, InputError
 
 Array = NDArray[Any]
 ENTRIES = ("observation", "achieved_goal", "desired_goal")
@@ -103,11 +103,19 @@ class GoalReward:
 
         Raises:
             InputError: one call for all rows does not give one reward for each.
+            EnvError: a reward is not finite.
         """
         functions = self._functions
         reward = np.asarray(functions["compute_reward"](achieved, desired, {}))
         if reward.shape != (len(achieved),):
             raise self._wrong_shape("compute_reward", achieved, reward)
+        finite = np.isfinite(reward)
+        if not finite.all():
+            at = int(finite.argmin())
+            raise EnvError(
+                f"compute_reward of env '{env_id(self.env)}' gave {reward[at]} for achieved_goal {achieved[at]} and desired_goal "
+                f"{desired[at]}; expected finite numbers"
+            )
         if "compute_terminated" not in functions:
             return reward.astype(np.float32), None
         terminated = np.asarray(functions["compute_terminated"](achieved, desired, {}))
