@@ -15,13 +15,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
 
+from wiserl.core.batch import Array
 from wiserl.env.make import EnvLike, env_id, make_env
 from wiserl.env.spaces import EnvSpec, child_spaces
 from wiserl.util.errors import EnvError, InputError
 
-Array = NDArray[Any]
 ENTRIES = ("observation", "achieved_goal", "desired_goal")
 
 

@@ -12,8 +12,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import FrameStackObservation, MaxAndSkipObservation
-from numpy.typing import NDArray
 
+from wiserl.core.batch import Array
 from wiserl.env.make import EnvLike, env_id, is_parallel
 from wiserl.env.spaces import (
     ActionCodec,
@@ -24,8 +24,6 @@ from wiserl.env.spaces import (
     write_observation,
 )
 from wiserl.util.errors import EnvError, InputError
-
-Array = NDArray[Any]
 
 
 @dataclass(slots=True)

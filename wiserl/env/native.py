@@ -9,15 +9,12 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
-from numpy.typing import NDArray
 
-from wiserl.core.batch import tree_map
+from wiserl.core.batch import Array, tree_map
 from wiserl.env.make import EnvLike, env_id
 from wiserl.env.spaces import ActionCodec, EnvSpec, batched_observation, observation_zeros, write_observation
 from wiserl.env.vector import VectorEnv, VectorKind, VectorStep
 from wiserl.util.errors import EnvError, InputError
-
-Array = NDArray[Any]
 
 
 def has_native(env: EnvLike) -> bool:

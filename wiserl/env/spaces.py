@@ -13,11 +13,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
 
+from wiserl.core.batch import Array
 from wiserl.util.errors import EnvError, InputError
 
-Array = NDArray[Any]
 Space = spaces.Space[Any]
 
 OBSERVATION_KINDS = "Box, Discrete, MultiDiscrete, MultiBinary, Dict, Tuple"

@@ -16,15 +16,13 @@ from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
 
-from wiserl.core.batch import tree_map
+from wiserl.core.batch import Array, tree_map
 from wiserl.env.make import EnvLike, is_parallel, make_env
 from wiserl.env.multi_agent import EnvRows, RowBuffers, read_spec
 from wiserl.env.spaces import ActionCodec, EnvSpec, check_observation
 from wiserl.util.errors import InputError, nearest
 
-Array = NDArray[Any]
 VectorKind = Literal["inline", "native", "process"]
 VECTOR_KINDS: tuple[VectorKind, ...] = ("inline", "native", "process")
 
