@@ -11,6 +11,8 @@ import torch
 
 import wiserl
 from tests.envs import BoxObs
+from tests.learning.test_continuous_learns import Dock
+from tests.learning.test_continuous_learns import train as train_on
 from tests.plans import make_plan, start
 from wiserl.core.checkpoint import open_checkpoint
 from wiserl.dist.weights import unpack
@@ -57,6 +59,24 @@ def test_it_learns_on_the_gpu_and_its_checkpoint_acts_on_the_cpu_and_on_the_gpu(
     for obs in (space.sample() for _ in range(5)):
         actions = [wiserl.load(tmp_path / "run", device=device).choose_action(obs) for device in ("cpu", "cuda")]
         assert actions[0] == actions[1]
+
+
+@pytest.mark.parametrize(
+    ("algo", "options"),
+    [("ddpg", {}), ("td3", {}), ("sac", {"ent_coef_init": 0.1}), ("td3", {"prioritized": True, "n_step": 3})],
+    ids=str,
+)
+def test_box_actions_are_learned_on_the_gpu(tmp_path, algo, options):
+    assert train_on(tmp_path, algo, Dock, gamma=0.9, device="cuda", **options)["eval_return_mean"] >= 0.88
+
+
+def test_rainbow_is_learned_on_the_gpu(tmp_path):
+    summary = train(tmp_path, "dqn", "envs:BoxObs", device="cuda", rainbow=True, v_min=0.0, v_max=2.0)
+    assert summary["eval_return_mean"] >= 15.0
+
+
+def test_a_gaussian_policy_is_learned_on_the_gpu(tmp_path):
+    assert train(tmp_path, "ppo", "envs:BoxAction", device="cuda")["eval_return_mean"] >= 13.0
 
 
 @pytest.mark.parametrize("algo", OPTIONS)

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 from tests.envs import (
     BoxAction,
@@ -23,7 +24,7 @@ from tests.fragments import trees_equal
 from tests.plans import make_plan, one_runner, start
 from wiserl.core.batch import Fragment, check_fragment, count_env_steps, tree_map
 from wiserl.core.gym_runner import GymRunner
-from wiserl.util.errors import EnvError
+from wiserl.util.errors import EnvError, InputError
 from wiserl.util.seeding import derive_seed
 
 
@@ -225,6 +226,19 @@ def test_garbage_that_makes_the_env_fail_later_is_named_as_the_cause(tmp_path):
 def test_an_envs_own_exception_comes_through(tmp_path):
     runner = one_runner(make_plan(tmp_path, "ppo", BoxObs), Broken, 8, env_kwargs={"step": 5, "what": "raise"})
     with pytest.raises(RuntimeError, match="broken at step 5"):
+        runner.collect()
+
+
+@pytest.mark.parametrize(
+    ("value", "found"), [(torch.zeros(2, 1), r"Tensor \[2, 1\]"), (1.0, r"float \[\]"), (np.zeros(2), r"ndarray \[2\]")]
+)
+def test_what_an_algorithm_chooses_is_an_array_for_each_env_and_agent(tmp_path, monkeypatch, value, found):
+    runner = one_runner(make_plan(tmp_path, "ppo", BoxObs), BoxObs, 8)
+    choose = runner.policy.algorithm.choose_action
+    monkeypatch.setattr(runner.policy.algorithm, "choose_action", lambda *given: {**choose(*given), "doubt": value})
+    with pytest.raises(
+        InputError, match=rf"choose_action of PPO gave 'doubt' as {found}; expected a numpy array \[2, 1, "
+    ):
         runner.collect()
 
 

@@ -341,6 +341,8 @@ def test_a_stream_named_twice_in_a_fragment_is_refused() -> None:
         ({"n_step": 0}, "n_step >= 1"),
         ({"gamma": 1.5}, "gamma in"),
         ({"extras": ("weight",)}, "give them other names"),
+        ({"extras": ("rank",)}, "give them other names"),
+        ({"extras": "value"}, r"expected a tuple of names, \('value',\)"),
     ],
 )
 def test_wrong_arguments_are_refused_with_what_to_do(arguments: dict[str, Any], message: str) -> None:

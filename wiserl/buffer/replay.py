@@ -10,7 +10,7 @@ import numpy as np
 from wiserl.buffer.frames import AGE, FrameStore
 from wiserl.buffer.store import GOING, TERMINATED, TransitionStore
 from wiserl.buffer.trees import set_rows, take_rows
-from wiserl.core.batch import Array, Fragment, Nested
+from wiserl.core.batch import FIELDS, Array, Fragment, Nested
 from wiserl.util.errors import InputError
 
 _STORED = ("obs", "action", "reward", AGE)
@@ -53,9 +53,14 @@ class Replay:
     ) -> None:
         if n_step < 1 or not 0.0 <= gamma <= 1.0:
             raise InputError(f"replay with n_step {n_step}, gamma {gamma}; expected n_step >= 1 and gamma in [0, 1]")
-        taken = sorted(set(extras).intersection(_SAMPLED))
+        if isinstance(extras, str):
+            raise InputError(f"replay extras {extras!r}: expected a tuple of names, ({extras!r},)")
+        elsewhere = (name for name, field in FIELDS.items() if not field.axes.startswith("TEA"))
+        taken = sorted(set(extras).intersection((*_SAMPLED, *elsewhere)))
         if taken:
-            raise InputError(f"replay extras {taken} have names that every batch uses; give them other names")
+            raise InputError(
+                f"replay extras {taken} have names that every batch or fragment uses; give them other names"
+            )
         self.n_step, self.gamma = n_step, gamma
         self._store = (
             FrameStore(capacity, num_streams, extras, frame_stack, frame_padding)

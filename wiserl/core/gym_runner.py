@@ -174,10 +174,21 @@ class GymRunner(Runner):
         self._fresh = False
         return fragment
 
+    def _check_chosen(self, chosen: dict[str, Array]) -> None:
+        expected = (self.args.envs, self.envs.spec.num_agents)
+        for name, value in chosen.items():
+            if not isinstance(value, np.ndarray) or value.shape[:2] != expected:
+                found = f"{type(value).__name__} {list(getattr(value, 'shape', ()))}"
+                raise InputError(
+                    f"choose_action of {type(self.policy.algorithm).__name__} gave '{name}' as {found}; expected a numpy array "
+                    f"{[*expected, '...']} (envs, agents) for each name"
+                )
+
     def _collect_one(self, t: int, act: Callable[[Nested], dict[str, Array]], chosen: dict[str, Array], ends: list[Any],
                      finished: list[tuple[float, int]]) -> None:  # fmt: skip
         action = act(self._obs)
         if t == 0:
+            self._check_chosen(action)
             shape = (self.args.steps,)
             chosen.update({name: np.empty(shape + value.shape, value.dtype) for name, value in action.items()})
         for name, value in action.items():
