@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import os
-import sys
 from typing import TypeAlias
 
 from wiserl.core.algorithm import Algorithm
 from wiserl.util.errors import InputError, nearest
+from wiserl.util.imports import import_module
 
 AlgoLike: TypeAlias = str | type[Algorithm]
 """What names an algorithm: one of `algorithm_names`, `module:Class` of a user's own, or the class itself."""
@@ -64,10 +63,8 @@ def _builtin_name(algorithm: type) -> str:
 
 def _imported(name: str) -> object:
     module, _, path = name.partition(":")
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # As `python -m` has it; a console script such as `wiserl` does not.
     try:
-        container = importlib.import_module(module)
+        container = import_module(module)
     except (ModuleNotFoundError, ValueError) as error:
         problem = str(error)
     else:

@@ -251,9 +251,8 @@ class TransitionStore:
     def _find_ends(self, fragment: Fragment, ended: Array) -> _Ends:
         step, env, agent = ended.nonzero()
         at = fragment["final_at"]
-        # The first entry of a step counts: cutting episodes at a boundary may add a second one for other agents.
         entry_of = np.full(ended.shape[:2], len(at))
-        np.minimum.at(entry_of, (at[:, 0], at[:, 1]), np.arange(len(at)))
+        entry_of[at[:, 0], at[:, 1]] = np.arange(len(at))
         entry = entry_of[step, env]
         if entry.max() == len(at):
             where = [int(step[entry.argmax()]), int(env[entry.argmax()])]

@@ -6,14 +6,13 @@ import copy
 import functools
 import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import gymnasium as gym
 
 from wiserl.util.errors import InputError, nearest
+from wiserl.util.imports import import_module
 
 EnvLike: TypeAlias = str | Callable[..., Any]
 
@@ -148,10 +147,8 @@ def _modules_with_parallel(module: Any) -> str:
 
 def _make_from_module(name: str, arguments: dict[str, Any]) -> Any:
     module_name, _, attribute = name.partition(":")
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # As `python -m` has it; a console script such as `wiserl` does not.
     try:
-        module = importlib.import_module(module_name)
+        module = import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
             raise InputError(
