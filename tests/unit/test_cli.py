@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import signal
 import sys
 from collections.abc import Callable
@@ -142,6 +143,15 @@ def test_plot_draws_the_curve_where_it_was_asked_for(run):
     assert Path("run/curve.png").read_bytes()[:4] == b"\x89PNG"
     assert run("plot", "run", "--out", "c.svg", "--y", "losses/value_loss")[0] == 0
     assert "<svg" in Path("c.svg").read_text()
+
+
+def test_the_module_is_a_command_as_well(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["wiserl", "no-such-command"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(command_line.__file__, run_name="__main__")
+    assert end.value.code == 2
+    assert "no command 'no-such-command'" in capsys.readouterr().err
 
 
 def test_list_names_algorithms_and_presets(cli):

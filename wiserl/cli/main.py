@@ -223,3 +223,7 @@ def main() -> None:
 def _fail(message: str, code: int) -> None:
     print(f"wiserl: error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()
