@@ -2,7 +2,8 @@
 
 What is run stands in `benchmarks/scores_table.yaml`; each finished run adds a row to `benchmarks/results/scores.csv`.
 A run that has its row is not run again, so a sweep that was cut off goes on where it was; delete rows to measure anew.
-`--peer sb3` runs the same cells with Stable-Baselines3, on the same hyper-parameters, in the same harness.
+`--peer sb3` runs the same cells with Stable-Baselines3, on the same hyper-parameters, in the same harness; those that it
+cannot do are left out.
 `--table` prints what the file holds as markdown, and runs nothing.
 """
 
@@ -36,6 +37,7 @@ Row: TypeAlias = dict[str, str]
 Backend: TypeAlias = Literal["local", "ray", "sb3"]
 PEER = "python -m benchmarks.sb3_score {algo} {env} --total-steps {steps} --seed {seed}"
 PEERS: tuple[Backend, ...] = ("sb3",)
+PEER_ALGORITHMS = ("ppo", "dqn", "ddpg", "td3", "sac")
 KEY = ("algo", "env", "seed", "backend", "runners", "steps", "args")
 FIGURES = ("env_steps", "eval_return_mean", "eval_return_std", "steps_per_second")
 COLUMNS = (
@@ -87,6 +89,21 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Whether a run of that score counts as a pass."""
         return score <= self.threshold if self.at_most else score >= self.threshold
 
+    def no_peer(self) -> str:
+        """Why no peer can do it; empty where one can."""
+        arguments = shlex.split(self.args)
+        if self.command:
+            return "it has a command of its own"
+        if self.algo not in PEER_ALGORITHMS:
+            return f"its algorithm is {self.algo}"
+        if "/" in self.env and not self.env.startswith("ALE/"):
+            return f"{self.env} is no gymnasium env"
+        if self.measure != "eval_return_mean":
+            return f"its score is {self.measure}"
+        if len(arguments) % 2 or any(option != "--set" for option in arguments[::2]):
+            return f"its args are {self.args}, of which a peer knows --set KEY=VALUE alone"
+        return ""
+
 
 class Run(msgspec.Struct, frozen=True):
     """One run of a cell: its seed and backend."""
@@ -107,8 +124,8 @@ class Run(msgspec.Struct, frozen=True):
         cell = self.cell
         template = PEER if self.backend in PEERS else cell.command or TRAIN
         filled = template.format(
-            algo=cell.algo,
-            env=cell.env,
+            algo=shlex.quote(cell.algo),
+            env=shlex.quote(cell.env),
             steps=cell.steps,
             runners=cell.runners.get(self.backend, 1),
             backend=self.backend,
@@ -167,14 +184,14 @@ def pending(cells: Iterable[Cell], rows: Iterable[Row], seeds: Sequence[int] | N
         cells: of the table.
         rows: measured so far.
         seeds: only these; None: each cell's own.
-        backend: only this one, a peer say; None: each cell's own.
+        backend: only this one; a peer's: of the cells that it can do; None: each cell's own.
     """
     done = {tuple(row[name] for name in KEY) for row in rows}
     runs = [
         Run(cell, seed, name)
         for cell in cells
         for seed in (range(cell.seeds) if seeds is None else seeds)
-        for name in (*cell.backends, *(PEERS if backend in PEERS else ()))
+        for name in (*cell.backends, *(PEERS if backend in PEERS and not cell.no_peer() else ()))
         if backend in (None, name)
     ]
     return [run for run in runs if run.key() not in done]
@@ -294,6 +311,9 @@ def main(names: tuple[str, ...], backend: str | None, peer: str | None, seeds: s
     if unknown:
         raise click.BadParameter(f"no cell {sorted(unknown)}; the table has {[cell.name for cell in cells]}")
     cells = [cell for cell in cells if not names or cell.name in names]
+    for cell in cells:
+        if peer and names and cell.no_peer():
+            raise click.BadParameter(f"{peer} cannot do cell {cell.name}: {cell.no_peer()}")
     if show_table:
         print(table(cells, read_rows()), end="")
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from click.testing import CliRunner
 
 from benchmarks import ingest, memory, report, scores, speed
 from benchmarks.groups import GROUPS, Case, Group
@@ -243,6 +245,39 @@ def test_row_has_the_command_to_repeat_it() -> None:
         "wiserl train ppo CartPole-v1 --total-steps 1000 --runners 2 --backend ray --seed 2 --quiet --json"
     )
     assert row["wall_seconds"] == "12.3"
+
+
+def test_a_peer_runs_the_cells_that_it_can_do() -> None:
+    cells = scores.load_table()
+    runs = {run.cell.name: run for run in scores.pending(cells, [], [0], "sb3")}
+    assert {"ppo-cartpole", "dqn-cartpole", "sac-halfcheetah"} <= set(runs)
+    assert not {"ddpg-pendulum", "sarsa-cartpole", "ppo-spread", "bitflip", "dqn-cartpole-async"} & set(runs)
+    changed = scores.msgspec.structs.replace(CELL, args="--set gamma=0.9 --set n_steps=64")
+    assert [run.command() for run in scores.pending([changed], [], [0], "sb3")] == [
+        "python -m benchmarks.sb3_score ppo CartPole-v1 --total-steps 1000 --seed 0 --set gamma=0.9 --set n_steps=64"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("ddpg-pendulum", "it has a command of its own"),
+        ("sarsa-cartpole", "its algorithm is sarsa"),
+        ("ppo-spread", "mpe2/simple_spread_v3 is no gymnasium env"),
+        ("bitflip", "its score is eval_success_rate"),
+        ("dqn-cartpole-async", "its args are --no-sync"),
+    ],
+)
+def test_a_cell_that_a_peer_cannot_do_is_refused_by_name(cell: str, said: str) -> None:
+    done = CliRunner().invoke(scores.main, ["--peer", "sb3", "--cells", cell])
+    assert done.exit_code == 2
+    assert f"sb3 cannot do cell {cell}: {said}" in " ".join(done.output.replace("│", " ").split())
+
+
+def test_names_are_quoted_in_the_command() -> None:
+    cell = scores.msgspec.structs.replace(CELL, algo="mine (new)", env="my envs:make")
+    words = shlex.split(scores.Run(cell, 0, "local").command())
+    assert words[2:4] == ["mine (new)", "my envs:make"]
 
 
 def test_score_table_counts_passes_per_backend(tmp_path: Path) -> None:
