@@ -104,6 +104,24 @@ def test_a_step_after_the_last_one_is_refused(tmp_path):
             run.step()
 
 
+def test_a_closed_run_says_so(tmp_path):
+    with begin("dqn", Chain, tmp_path / "run") as run:
+        run.step()
+    for call in (run.step, run.run, lambda: run.warm_up(16), lambda: run.burn_in(16), run.save):
+        with pytest.raises(InputError, match=r"the run in '.*run' is closed; do it before close\(\)"):
+            call()
+    assert run.close() == json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert run.evaluate(episodes=2).shape == (2,), "what is in memory can still be looked at"
+
+
+def test_a_run_that_an_error_ended_was_not_saved_and_says_so(tmp_path):
+    run = begin("ppo", Chain, tmp_path)
+    with pytest.raises(ZeroDivisionError), run:
+        raise ZeroDivisionError
+    with pytest.raises(InputError, match="is closed"):
+        run.close()
+
+
 def test_presets_apply(tmp_path):
     with wiserl.by_hand("dqn", "CartPole-v1", run_dir=tmp_path) as run:
         assert (run.algorithm.config.n_step, run.runner.args.envs) == (10, 1)
@@ -265,6 +283,20 @@ def test_burn_in_where_there_is_nothing_to_fill_or_too_late_is_refused(tmp_path)
             run.burn_in(10)
 
 
+@pytest.mark.parametrize("given", [-5, 2.5, "many"])
+def test_random_steps_are_a_count(tmp_path, given):
+    with (
+        begin("ppo", Chain, tmp_path / "ppo", normalize_observation=True) as run,
+        pytest.raises(InputError, match=f"burn_in: env_steps={given} is not valid: Expected `int`"),
+    ):
+        run.burn_in(given)
+    with (
+        begin("dqn", Chain, tmp_path / "dqn") as run,
+        pytest.raises(InputError, match=f"warm_up: env_steps={given} is not valid: Expected `int`"),
+    ):
+        run.warm_up(given)
+
+
 # ---- warm-up
 
 
@@ -393,6 +425,14 @@ def test_train_takes_the_transform_as_well_and_refuses_to_resume_without_it(tmp_
 def test_a_transform_that_breaks_the_schema_is_named(tmp_path, transform, message):
     with begin("dqn", BoxObs, tmp_path, transform=transform) as run, pytest.raises(InputError, match=message):
         run.step()
+
+
+@pytest.mark.parametrize("given", [5, "scale_rewards"])
+def test_a_transform_that_is_no_function_is_refused_and_leaves_no_folder(tmp_path, given):
+    for start in (begin, train):
+        with pytest.raises(InputError, match=f"transform={given!r} is not valid: expected a function"):
+            start("ppo", Chain, tmp_path / "run", transform=given)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_transform_cannot_drop_steps_that_were_taken(tmp_path):

@@ -21,6 +21,7 @@ from wiserl.agent import AlgoLike
 from wiserl.core.algorithm import Algorithm
 from wiserl.core.batch import Array, Fragment, tree_map
 from wiserl.core.checkpoint import Checkpoint, point_to
+from wiserl.core.config import Count, convert
 from wiserl.core.evaluation import evaluate
 from wiserl.core.experiment import AGENT, Experiment, read_options
 from wiserl.core.gym_runner import GymRunner, Transform
@@ -86,6 +87,7 @@ class RunByHand:
         run = experiment.run
         self._experiment = experiment
         self._closed = False
+        self._summary: dict[str, Any] | None = None
         self.folder = experiment.folder
         self._wise_rl = WiseRL("local")
         with experiment.noted():
@@ -103,6 +105,13 @@ class RunByHand:
 
     def _call(self, method: str, *args: Any) -> Any:
         return self._wise_rl.call(AGENT, method, *args)
+
+    def _check_open(self, verb: str) -> None:
+        if self._closed:
+            raise InputError(
+                f"{verb}: the run in '{self.folder}' is closed; do it before close() and within the `with` block, or go on with "
+                "wiserl.by_hand(..., resume=...)"
+            )
 
     @property
     def algorithm(self) -> Algorithm:
@@ -132,8 +141,9 @@ class RunByHand:
             but that before learning starts.
 
         Raises:
-            InputError: `total_steps` are done, or the transform returned no fragment.
+            InputError: `total_steps` are done, the run is closed, or the transform returned no fragment.
         """
+        self._check_open("step")
         if self.done:
             raise InputError(
                 f"all total_steps={self._experiment.run.total_steps} are done after {self.env_steps} env steps; loop with "
@@ -157,8 +167,11 @@ class RunByHand:
         them. Scales of rewards are left alone: the returns of random actions say little of those to come.
 
         Raises:
-            InputError: training has begun, or the algorithm keeps no such normaliser.
+            InputError: training has begun or the run is closed, the algorithm keeps no such normaliser, or `env_steps` is no
+                count.
         """
+        self._check_open("burn_in")
+        env_steps = convert(env_steps, Count, "env_steps", "burn_in")
         if self.env_steps:
             raise InputError(f"burn_in after {self.env_steps} env steps: expected before the first step")
         found = normalizers(self.algorithm.policy)
@@ -181,8 +194,11 @@ class RunByHand:
         to where the warm-up ends, if it was below that. They come in whole fragments.
 
         Raises:
-            InputError: the algorithm learns from no replay, has learned already, or `total_steps` would end in the warm-up.
+            InputError: the algorithm learns from no replay, has learned already, `total_steps` would end in the warm-up, the run
+                is closed, or `env_steps` is no count.
         """
+        self._check_open("warm_up")
+        env_steps = convert(env_steps, Count, "env_steps", "warm_up")
         total, end = self._experiment.run.total_steps, self.env_steps + env_steps
         if not isinstance(self.algorithm, OffPolicy):
             raise InputError(
@@ -221,8 +237,9 @@ class RunByHand:
             folder: a new run folder for it (what `wiserl.load` and `resume` take); None: this run's own.
 
         Raises:
-            InputError: `folder` holds a run already.
+            InputError: `folder` holds a run already, or this run is closed.
         """
+        self._check_open("save")
         path = Path(self._call("save"))
         if folder is None or Path(folder).resolve() == self.folder.resolve():
             return path
@@ -236,11 +253,17 @@ class RunByHand:
         return copy
 
     def close(self) -> dict[str, Any]:
-        """Save, write `summary.json`, close envs and files; returns the summary."""
-        self._monitor.finish()
-        summary = self._experiment.summarise(self._monitor, restarts=0)
-        self._release()
-        return summary
+        """Save, write `summary.json`, close envs and files; returns the summary, also when called again.
+
+        Raises:
+            InputError: an error has ended the `with` block, which closed the run without saving.
+        """
+        if self._summary is None:
+            self._check_open("close")
+            self._monitor.finish()
+            self._summary = self._experiment.summarise(self._monitor, restarts=0)
+            self._release()
+        return self._summary
 
     def _release(self) -> None:
         self._closed = True

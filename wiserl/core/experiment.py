@@ -94,6 +94,7 @@ class Experiment:
 
     def __init__(self, run: RunConfig, hyper: Any, resume: bool, transform: Transform | None = None) -> None:
         self._begun = time.time()
+        GymRunnerArgs.check_transform(transform)
         self._hyper, self.resume, self._transform = hyper, resume, transform
         algorithm = algorithm_class(run.algo)
         probe = make_env(run.env, run.env_kwargs)

@@ -54,6 +54,18 @@ class GymRunnerArgs:
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     transform: Transform | None = None
 
+    @staticmethod
+    def check_transform(transform: Any) -> None:
+        """Check that it can be called, before anything is made.
+
+        Raises:
+            InputError: it cannot.
+        """
+        if transform is not None and not callable(transform):
+            raise InputError(
+                f"transform={transform!r} is not valid: expected a function that is given a fragment and returns it, or None"
+            )
+
 
 class GymRunner(Runner):
     """Steps `envs` copies of an env with an agent's policy, T steps at a time, until the agent says stop.
