@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from pettingzoo import ParallelEnv
 
 from tests.envs import BoxAction, BoxObs, Chain, DictObs, DyingAgents, TupleObs
 from wiserl.env.check import check_env
+from wiserl.env.goals import BitFlip, ReachGoal
 from wiserl.util.errors import InputError
 
 GOOD = [
@@ -17,6 +22,7 @@ GOOD = [
     "FrozenLake-v1",
     "mpe2/simple_spread_v3",
     *(f"tests.envs:{name}" for name in ("Chain", "DictObs", "TupleObs", "DiscreteObs", "MultiDiscreteAction")),
+    *(f"wiserl.env.goals:{name}" for name in ("BitFlip", "ReachGoal")),
     *(f"tests.envs:{name}" for name in ("MultiBinaryAction", "BoxAction", "DyingAgents", "sleepy_env")),
 ]
 
@@ -66,6 +72,95 @@ def aliased(self, obs, *rest):
         self._kept = obs
     self._kept[...] = obs
     return self._kept, *rest
+
+
+def computing(change):
+    """A goal env whose compute_reward differs from what its own steps earn."""
+
+    def compute_reward(self, achieved, desired, info):
+        return change(ReachGoal.compute_reward(self, achieved, desired, info))
+
+    return spoilt(ReachGoal, compute_reward=compute_reward)
+
+
+class WithoutReward(gym.Wrapper):
+    """Goals are observed, and compute_reward is not passed on."""
+
+    def has_wrapper_attr(self, name):
+        return name != "compute_reward" and super().has_wrapper_attr(name)
+
+
+class Doubled(gym.RewardWrapper):
+    def reward(self, reward):
+        return 2.0 * reward
+
+
+class Pair(ParallelEnv):
+    """Two agents, each with a goal of its own; `offset` is what the env forgets in hindsight."""
+
+    metadata: ClassVar = {}
+    possible_agents: ClassVar = ["a", "b"]
+
+    def __init__(self, offset=0.0):
+        self.offset = offset
+        self.spaces = {agent: BitFlip(4).observation_space for agent in self.possible_agents}
+        self.actions = {agent: spaces.Discrete(4) for agent in self.possible_agents}
+        self.envs = {agent: BitFlip(4) for agent in self.possible_agents}
+
+    def observation_space(self, agent):
+        return self.spaces[agent]
+
+    def action_space(self, agent):
+        return self.actions[agent]
+
+    def compute_reward(self, achieved, desired, info):
+        return self.envs["a"].compute_reward(achieved, desired, info) + self.offset
+
+    def reset(self, seed=None, options=None):
+        self.agents = list(self.possible_agents)
+        given = {agent: env.reset(seed=seed) for agent, env in self.envs.items()}
+        return {agent: obs for agent, (obs, _) in given.items()}, {agent: {} for agent in given}
+
+    def step(self, actions):
+        given = {agent: self.envs[agent].step(action) for agent, action in actions.items()}
+        parts = [{agent: values[part] for agent, values in given.items()} for part in range(5)]
+        self.agents = [agent for agent in self.agents if not (parts[2][agent] or parts[3][agent])]
+        return tuple(parts)
+
+
+GOAL_CASES = [
+    (lambda: WithoutReward(ReachGoal()), "has no compute_reward(achieved_goal, desired_goal, info)"),
+    (computing(lambda reward: reward.mean()), "compute_reward of env"),
+    (computing(lambda reward: reward[:, None]), "expected ["),
+    (computing(lambda reward: reward * np.nan), "gave nan for achieved_goal"),
+    (computing(lambda reward: reward / 2), "compute_reward gave -0.5 for the goals of a step that earned -1"),
+    (computing(lambda reward: {}["x"]), "compute_reward raised KeyError: 'x' at "),
+    (lambda: Doubled(ReachGoal()), "compute_reward gave -1 for the goals of a step that earned -2"),
+    (lambda: Pair(offset=1.0), "compute_reward gave 0 for the goals of a step that earned -1"),
+    (
+        spoilt(
+            BitFlip,
+            __init__=lambda self: (
+                BitFlip.__init__(self),
+                self.observation_space.spaces.update(desired_goal=spaces.Discrete(3)),
+            )[0],
+            _observe=lambda self: {**BitFlip._observe(self), "desired_goal": 2},
+        ),
+        "hindsight needs arrays of one shape",
+    ),
+]
+
+
+@pytest.mark.parametrize(("env", "said"), GOAL_CASES, ids=[said for _, said in GOAL_CASES])
+def test_a_goal_env_whose_goals_cannot_be_exchanged_is_told_why(env, said):
+    problems = check_env(env)
+    assert len(problems) == 1
+    assert said in problems[0].what
+    assert problems[0].mend
+
+
+def test_agents_with_goals_are_checked_as_well():
+    assert check_env(Pair) == []
 
 
 CASES = [

@@ -12,10 +12,12 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils.env_checker import data_equivalence
 
+from wiserl.env.check_goals import goal_problem
 from wiserl.env.check_values import Findings, Problem
+from wiserl.env.goals import GoalReward, is_goal_env
 from wiserl.env.make import EnvLike, is_parallel, make_env
 from wiserl.env.multi_agent import read_spec
-from wiserl.env.spaces import ActionCodec
+from wiserl.env.spaces import ActionCodec, EnvSpec
 from wiserl.util.errors import InputError
 
 _STEPS = 300
@@ -40,7 +42,7 @@ def check_env(env: EnvLike, kwargs: Mapping[str, Any] | None = None) -> list[Pro
     made = make_env(env, kwargs)
     checker = _ParallelChecker(made) if is_parallel(made) else _SingleChecker(made)
     try:
-        checker.run(env)
+        checker.run(env, kwargs or {})
     finally:
         made.close()
     return list(checker.problems.values())
@@ -57,18 +59,23 @@ class _Checker(Findings, ABC):
         super().__init__()
         self.env = env
         self._rng = np.random.default_rng(0)
+        self._has_goals = False
+        self._goal_steps: list[tuple[Any, Any, Any]] = []  # achieved, desired, reward
 
-    def run(self, name: EnvLike) -> None:
+    def run(self, name: EnvLike, kwargs: Mapping[str, Any]) -> None:
         if not self.check_spaces():
             return
         try:
-            read_spec(self.env, name)
+            spec = read_spec(self.env, name)
         except InputError as error:
             self.say("spec", str(error), "see docs/architecture.md for what an env may be")
             return
+        self._has_goals = is_goal_env(spec)
         try:
             self._check_seed()
             self._check_steps()
+            if self._has_goals:
+                self._check_goals(spec, GoalReward(name, kwargs))
         except _Stop:
             pass
 
@@ -102,6 +109,18 @@ class _Checker(Findings, ABC):
                 mend = "give it the signature reset(self, *, seed=None, options=None)"
             self.say(what, f"{what} raised {type(error).__name__}: {error}{where}", mend)
             raise _Stop from error
+
+    def note_step(self, obs: Any, reward: Any) -> None:
+        """Keep the goals of a step that was checked, where the env has goals."""
+        if self._has_goals and isinstance(obs, Mapping):
+            self._goal_steps.append(copy.deepcopy((obs.get("achieved_goal"), obs.get("desired_goal"), reward)))
+
+    def _check_goals(self, spec: EnvSpec, reward: GoalReward) -> None:
+        if any(key.startswith(("observation", "reward")) for key in self.problems):
+            return  # What was observed or earned is wrong by itself.
+        problem = self.call("compute_reward", goal_problem, spec, reward, self._goal_steps)
+        if problem is not None:
+            self.say("goals", problem.what, problem.mend)
 
     def _check_seed(self) -> None:
         """Two episodes with one seed and the same actions must not differ."""
@@ -187,6 +206,7 @@ class _SingleChecker(_Checker):
             what = "two steps returned the same array: what was kept of an earlier one changes"
             self.say("alias", what, "return self._obs.copy()")
         self._last = obs
+        self.note_step(obs, reward)
         return (obs, reward, terminated, truncated), bool(terminated or truncated)
 
     def random_action(self) -> Any:
@@ -265,6 +285,8 @@ class _ParallelChecker(_Checker):
             self.check_flag("terminated", terminations[agent], f"step(), agent {agent}")
             self.check_flag("truncated", truncations[agent], f"step(), agent {agent}")
             self._check_end(agent, bool(terminations[agent]), bool(truncations[agent]), obs)
+            if agent in obs:
+                self.note_step(obs[agent], rewards[agent])
         self._check_agents(obs, "step()")
         return (obs, rewards, terminations, truncations), not self.env.agents
 
