@@ -6,14 +6,7 @@ from the config dataclasses, presets, speed and scores from `benchmarks/results/
 
 from __future__ import annotations
 
-import ast
-import dataclasses
-import inspect
-import io
 import re
-import textwrap
-import tokenize
-import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,79 +14,27 @@ from typing import Any
 from benchmarks import scores, speed
 from wiserl.agent import algorithm_class, algorithm_names
 from wiserl.core.run_config import RunConfig, presets
+from wiserl.util.describe import options, written
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def comments(config_class: type) -> dict[str, str]:
-    """The comment behind each field of a dataclass or its bases; fields without one are left out."""
-    found = {}
-    for base in reversed(config_class.__mro__[:-1]):
-        found.update(_own_comments(base))
-    return found
-
-
-def _own_comments(config_class: type) -> dict[str, str]:
-    source = textwrap.dedent(inspect.getsource(config_class))
-    body = typing.cast(ast.ClassDef, ast.parse(source).body[0]).body
-    fields = [node for node in body if isinstance(node, ast.AnnAssign)]
-    at = {}
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            at[token.start[0]] = token.string.lstrip("# ")
-    found = {}
-    for node in fields:
-        lines = [at[line] for line in range(node.lineno, (node.end_lineno or node.lineno) + 1) if line in at]
-        if lines:
-            found[typing.cast(ast.Name, node.target).id] = " ".join(lines)
-    return found
-
-
-def valid(hint: Any) -> str:
-    """What values a field may have, as a person writes it."""
-    arguments = typing.get_args(hint)
-    if typing.get_origin(hint) is typing.Literal:
-        return ", ".join(f"`{choice}`" for choice in arguments)
-    if typing.get_origin(hint) is typing.Annotated:
-        limits = arguments[1]
-        signs = {"> ": limits.gt, "≥ ": limits.ge, "≤ ": limits.le, "< ": limits.lt}
-        bounds = [f"{sign}{bound:g}" for sign, bound in signs.items() if bound is not None]
-        return f"{valid(arguments[0])} {' and '.join(bounds)}"
-    if typing.get_origin(hint) is tuple:
-        return f"list of {valid(arguments[0])}"
-    if arguments:  # a union with None
-        return " or ".join(valid(argument) for argument in arguments)
-    names = {int: "integer", float: "number", bool: "true, false", str: "text", type(None): "none"}
-    return names.get(hint, "mapping")
-
-
-def written(value: Any) -> str:
-    """A default as `--set` takes it."""
-    if isinstance(value, bool) or value is None:
-        return str(value).lower()
-    if isinstance(value, tuple | list):
-        return ",".join(str(entry) for entry in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def field_table(config_class: Any, leave_out: tuple[str, ...] = ()) -> str:
     """Markdown: name, default, valid values and meaning of each field."""
-    meaning = comments(config_class)
-    hints = typing.get_type_hints(config_class, include_extras=True)
     lines = ["| option | default | valid | meaning |", "|---|---|---|---|"]
-    for field in dataclasses.fields(config_class):
-        if field.name not in leave_out:
-            cells = [f"`{field.name}`", f"`{written(field.default)}`", valid(hints[field.name])]
-            lines.append(f"| {' | '.join([*cells, meaning.get(field.name, '')])} |")
+    lines += [
+        f"| `{option.name}` | `{option.default}` | {option.valid} | {option.meaning} |"
+        for option in options(config_class, leave_out, quote="`")
+    ]
     return "\n".join(lines)
 
 
 def preset_table(algo: str) -> str:
     """Markdown: the tuned options of an algorithm by env."""
     lines = ["| env | preset |", "|---|---|"]
-    for env, options in presets()[algo].items():
-        lines.append(f"| {env} | {' '.join(f'`{key}={written(value)}`' for key, value in options.items())} |")
+    for env, tuned in presets()[algo].items():
+        lines.append(f"| {env} | {' '.join(f'`{key}={written(value)}`' for key, value in tuned.items())} |")
     return "\n".join(lines)
 
 

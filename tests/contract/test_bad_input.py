@@ -52,7 +52,7 @@ BAD: list[tuple[str, list[str]]] = [
     ("eval nowhere", ["'nowhere'", "run folder"]),
     ("play nowhere", ["'nowhere'", "run folder"]),
     ("plot nowhere", ["nowhere"]),
-    ("list agents", ["'agents'", "'algos', 'presets'"]),
+    ("list agents", ["'agents'", "'algos', 'options', 'presets'"]),
     ("check-env CartPole-v9", ["'CartPole-v9'", "CartPole-v1"]),
 ]
 

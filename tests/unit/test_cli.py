@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import signal
 import sys
@@ -14,7 +15,10 @@ import pytest
 from PIL import Image as PillowImage
 
 from wiserl.agent import algorithm_names
+from wiserl.agent.sac import SACConfig
 from wiserl.cli import main as command_line
+from wiserl.core.config import field_names
+from wiserl.core.run_config import RUN_OPTIONS
 from wiserl.util.errors import EnvError, InputError, Interrupted
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -161,9 +165,24 @@ def test_list_names_algorithms_and_presets(cli):
     assert [line.split()[0] for line in listed.splitlines()[::2]] == algorithm_names()
     assert all("actions: " in line for line in listed.splitlines()[1::2])
     assert "Each takes any observation" in said_of_all
+    assert "`wiserl list options ALGO`" in said_of_all
     code, out, _ = cli("list", "presets")
     assert code == 0
     assert "CartPole-v1" in out
+
+
+def test_list_options_says_of_each_option_what_it_is(cli):
+    code, out, _ = cli("list", "options", "sac")
+    assert code == 0
+    algorithm, run = (
+        {line.split()[0]: line for line in part.splitlines()} for part in out.split("\n\nOptions of any run")
+    )
+    assert set(field_names(SACConfig)) <= set(algorithm)
+    assert set(RUN_OPTIONS) <= set(run)
+    columns = ["ent_coef", "auto", "number ≥ 0 or auto", "the temperature: a number, or learned"]
+    assert re.split(r" {2,}", algorithm["ent_coef"].strip()) == columns
+    assert "actions are in [-1, 1]" in algorithm["noise_std"]
+    assert cli("list", "options", "tests.algorithms:RememberingDQN")[0] == 0
 
 
 def test_check_env_lists_problems_with_what_to_do_and_exits_with_1(cli):
@@ -214,7 +233,10 @@ def test_a_users_own_error_comes_with_its_traceback(cli, monkeypatch):
         (["train", "ppo"], "Missing argument 'ENV'"),
         (["train", "ppo", "X", "--set", "gamma"], "--set gamma: expected KEY=VALUE"),
         (["train", "ppo", "CartPole-v1", "--nonsense", "1"], "--nonsense"),
-        (["list", "everything"], "'everything' is not one of 'algos', 'presets'"),
+        (["list", "everything"], "'everything' is not one of 'algos', 'options', 'presets'"),
+        (["list", "options"], "list options: of which algorithm? Give one of ddpg, dqn"),
+        (["list", "options", "dqm"], "unknown algorithm 'dqm': did you mean 'dqn'?"),
+        (["list", "algos", "dqn"], "expected `wiserl list algos` alone, or `wiserl list options dqn`"),
         (["eval", "run", "--episodes", "0"], "is neither a run folder nor a checkpoint"),
     ],
 )

@@ -52,7 +52,8 @@ def train(algo: str, env: str, config: str | None, resume: str | None, settings:
           **options: Any) -> None:  # fmt: skip
     """Train ALGO on ENV: a gymnasium id, package/module of a PettingZoo env, or module:function.
 
-    Without options the preset for ALGO and ENV is used (`wiserl list presets`).
+    Without options the preset for ALGO and ENV is used (`wiserl list presets`). `wiserl list options ALGO` lists all that
+    --set takes.
     """
     from wiserl.core.experiment import train as run_training
 
@@ -138,27 +139,59 @@ def plot(run_dirs: tuple[str, ...], out: str | None, column: str) -> None:
 
 
 @cli.command("list")
-@click.argument("what", type=click.Choice(["algos", "presets"]))
-def list_command(what: str) -> None:
-    """List algorithms, or the envs that have tuned options."""
-    if what == "algos":
-        from wiserl.agent import algorithm_class, algorithm_names
-
-        for name in algorithm_names():
-            algorithm = algorithm_class(name)
-            click.echo(f"{name:8} {algorithm.title}\n         actions: {algorithm.spaces_line}; {algorithm.supports}")
-        click.echo(
-            "\nEach takes any observation (Box, image, Discrete, MultiDiscrete, MultiBinary, Dict, Tuple), one agent or many,"
-        )
-        click.echo(
-            "local or on Ray, sync or async. `wiserl train ALGO ENV --help` for options, docs/algorithms/ for the methods."
-        )
+@click.argument("what", type=click.Choice(["algos", "options", "presets"]))
+@click.argument("algo", required=False)
+def list_command(what: str, algo: str | None) -> None:
+    """List algorithms, all options of ALGO, or the envs that have tuned options."""
+    if what == "options":
+        _list_options(algo)
+    elif algo is not None:
+        raise InputError(f"list {what} {algo}: expected `wiserl list {what}` alone, or `wiserl list options {algo}`")
+    elif what == "algos":
+        _list_algorithms()
     else:
-        from wiserl.core.run_config import presets
+        _list_presets()
 
-        for algo, envs in presets().items():
-            for env, options in envs.items():
-                click.echo(f"{algo:8} {env:28} {' '.join(f'{key}={value}' for key, value in options.items())}")
+
+def _list_algorithms() -> None:
+    from wiserl.agent import algorithm_class, algorithm_names
+
+    for name in algorithm_names():
+        algorithm = algorithm_class(name)
+        click.echo(f"{name:8} {algorithm.title}\n         actions: {algorithm.spaces_line}; {algorithm.supports}")
+    click.echo(
+        "\nEach takes any observation (Box, image, Discrete, MultiDiscrete, MultiBinary, Dict, Tuple), one agent or many,"
+    )
+    click.echo(
+        "local or on Ray, sync or async. `wiserl list options ALGO` for options, docs/algorithms/ for the methods."
+    )
+
+
+def _list_options(algo: str | None) -> None:
+    from rich.console import Console
+
+    from wiserl.agent import algorithm_class, algorithm_names
+    from wiserl.core.run_config import RunConfig
+    from wiserl.util.describe import option_table
+
+    if algo is None:
+        raise InputError(f"list options: of which algorithm? Give one of {', '.join(algorithm_names())}")
+    # A terminal folds long meanings; for a pipe, grep say, each option is a line.
+    console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 240)
+    hyper = option_table(algorithm_class(algo).config_class)
+    console.print(f"Hyper-parameters of {algo}, each for --set NAME=VALUE:", hyper, sep="\n")
+    run = option_table(RunConfig, ("algo", "env", "env_kwargs"))
+    console.print(
+        "\nOptions of any run, for --set as well; `wiserl train --help` has those with a flag:", run, sep="\n"
+    )
+
+
+def _list_presets() -> None:
+    from wiserl.core.run_config import presets
+
+    for algo, envs in presets().items():
+        for env, options in envs.items():
+            click.echo(f"{algo:8} {env:28} {' '.join(f'{key}={value}' for key, value in options.items())}")
 
 
 @cli.command("check-env")
