@@ -83,6 +83,17 @@ def test_an_unknown_algorithm_is_refused_with_the_nearest():
         resolve("pppo", "CartPole-v1", {})
 
 
+def test_an_option_of_another_algorithm_is_told_from_one_of_none():
+    with pytest.raises(InputError) as error:
+        resolve("qrdqn", "CartPole-v1", {"rainbow": "true"})
+    assert str(error.value).endswith(
+        ". 'rainbow' is an option of dqn. `wiserl list options qrdqn` explains those of qrdqn"
+    )
+    with pytest.raises(InputError) as error:
+        resolve("qrdqn", "CartPole-v1", {"gama": "1"})
+    assert "is an option of" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     "text", ["n_steps: 64\nenv_kwargs: {length: 4}\n", '{"n_steps": 64, "env_kwargs": {"length": 4}}']
 )

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
-from wiserl.agent import AlgoLike, algorithm_class, algorithm_name, preset_name
+from wiserl.agent import AlgoLike, algorithm_class, algorithm_name, algorithm_names, preset_name
 from wiserl.core.config import Count, NonNegative, PositiveInt, convert, field_names, make_config, parse_value
 from wiserl.env.make import EnvLike, env_id
 from wiserl.util.errors import InputError, nearest
@@ -116,12 +116,21 @@ def resolve(algo: AlgoLike, env: EnvLike, options: Mapping[str, Any], use_preset
                 run_values[key] = value
             else:
                 names = [*hyper_names, *RUN_OPTIONS, "env.KEY"]
-                raise InputError(f"unknown option '{key}' for {name}: {nearest(key, names)}")
+                raise InputError(
+                    f"unknown option '{key}' for {name}: {nearest(key, names)}.{_where_to_look(key, name)}"
+                )
     config: Any = make_config(config_class, hyper_values, name)
     run = make_config(RunConfig, {**run_values, "algo": name, "env": env}, "train")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", run.device):
         raise InputError(f"unknown device '{run.device}': expected auto, cpu, cuda or cuda:INDEX")
     return run, config
+
+
+def _where_to_look(option: str, algo: str) -> str:
+    """Which algorithms have an option that `algo` has not, and what lists those it has."""
+    having = [name for name in algorithm_names() if option in field_names(algorithm_class(name).config_class)]
+    others = f" '{option}' is an option of {', '.join(having)}." if having else ""
+    return others if ":" in algo else f"{others} `wiserl list options {algo}` explains those of {algo}"
 
 
 def backend_for(run: RunConfig) -> str:
