@@ -42,14 +42,23 @@ def score_table(chosen: Callable[[scores.Cell], bool] = lambda cell: True) -> st
     """Markdown: measured scores of the chosen cells, and how to measure them; None where there are none."""
     table_of_all = scores.load_table()
     cells = [cell for cell in table_of_all if chosen(cell)]
-    table = scores.table(cells, scores.read_rows()).strip()
+    rows = scores.read_rows()
+    table = scores.table(cells, rows).strip()
     if len(table.splitlines()) == 2:
         return None
-    options = "".join(f" --cells {cell.name}" for cell in cells) if cells != table_of_all else ""
+    which = "" if cells == table_of_all else _chosen(cells)
     score = "The score is the mean return of the final policy over 20 episodes"
     if any(cell.measure == "eval_success_rate" for cell in cells):
         score += ", on envs with goals its rate of success"
-    return f"{table}\n\n{score}. Measured with `python -m benchmarks.scores{options}`."
+    compared = [cell for cell in cells if "| Stable-Baselines3 |" in scores.table([cell], rows)]
+    of_peer = (
+        f", Stable-Baselines3 with `python -m benchmarks.scores --peer sb3{_chosen(compared)}`" if compared else ""
+    )
+    return f"{table}\n\n{score}. Measured with `python -m benchmarks.scores{which}`{of_peer}."
+
+
+def _chosen(cells: list[scores.Cell]) -> str:
+    return "".join(f" --cells {cell.name}" for cell in cells)
 
 
 def speed_table() -> str | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.tables import PAGES, ROOT, fill
+from docs.tables import PAGES, ROOT, fill, score_table
 from wiserl.cli.main import _settings, cli
 from wiserl.core.run_config import resolve
 from wiserl.env.check import check_env
@@ -122,6 +122,22 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_tables_agree_with_the_code(page: Path) -> None:
     assert page.read_text(encoding="utf-8") == fill(page), "run `python -m docs.tables`"
+
+
+def test_rows_of_a_peer_come_with_the_command_that_measures_them() -> None:
+    measured = score_table(lambda cell: cell.name in ("sac-halfcheetah", "sac-pendulum"))
+    assert measured is not None
+    assert measured.endswith(
+        "Measured with `python -m benchmarks.scores --cells sac-pendulum --cells sac-halfcheetah`, Stable-Baselines3 with "
+        "`python -m benchmarks.scores --peer sb3 --cells sac-halfcheetah`."
+    )
+    assert "--peer" not in str(score_table(lambda cell: cell.name == "sac-pendulum"))
+
+
+def test_readme_has_a_command_for_every_example() -> None:
+    commands = [shlex.split(line)[:2] for _, line in blocks(ROOT / "README.md", "bash")]
+    scripts = {words[1].split("/")[1] for words in commands if words[:1] == ["python"]}
+    assert scripts == {folder.name for folder in EXAMPLES.iterdir() if any(folder.glob("*.py"))}
 
 
 @pytest.mark.parametrize("backend", ["local", pytest.param("ray", marks=pytest.mark.ray)])
