@@ -10,7 +10,7 @@ import torch
 from wiserl.agent.dqn import DQN, DQNConfig
 from wiserl.core.algorithm import Algorithm, leading_axes
 from wiserl.core.config import NonNegative
-from wiserl.ops.normalize import to_tensors
+from wiserl.ops.tensors import to_tensors
 
 
 @dataclass(frozen=True)

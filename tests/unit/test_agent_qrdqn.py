@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from tests.fragments import make_fragment, make_spec, random_obs
 from wiserl.agent.qrdqn import QRDQN, QRDQNConfig, quantile_huber, quantile_loss
-from wiserl.ops.normalize import to_tensors
+from wiserl.ops.tensors import to_tensors
 from wiserl.util.errors import InputError
 
 

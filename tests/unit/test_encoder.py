@@ -11,7 +11,7 @@ from torch import nn
 from tests.fragments import random_obs
 from wiserl.net.acting import numpy_forward
 from wiserl.net.encoder import ACTIVATIONS, MLP, Encoder, NatureCNN, is_image, orthogonal_
-from wiserl.ops.normalize import to_tensors
+from wiserl.ops.tensors import to_tensors
 from wiserl.util.errors import InputError
 
 VECTOR = spaces.Box(-1.0, 1.0, (3,), np.float32)

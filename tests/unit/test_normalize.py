@@ -9,7 +9,8 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wiserl.ops.normalize import ObservationNormalizer, to_tensors
+from wiserl.ops.normalize import ObservationNormalizer
+from wiserl.ops.tensors import to_tensors
 
 BOX = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 

@@ -23,10 +23,11 @@ from wiserl.net.acting import numpy_forward
 from wiserl.net.encoder import Encoder, is_image, orthogonal_
 from wiserl.net.heads import DiagonalGaussian, make_head
 from wiserl.ops.minibatches import minibatches
-from wiserl.ops.normalize import ObservationNormalizer, to_tensors
+from wiserl.ops.normalize import ObservationNormalizer
 from wiserl.ops.optim import FlatAdam
 from wiserl.ops.returns import ReturnScale, gae, next_values
 from wiserl.ops.schedules import decayed
+from wiserl.ops.tensors import to_tensors
 
 
 @dataclass(frozen=True)

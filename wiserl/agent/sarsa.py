@@ -21,10 +21,10 @@ from wiserl.core.config import Fraction, PositiveFloat, PositiveInt
 from wiserl.net.acting import epsilon_greedy, numpy_forward
 from wiserl.net.q_network import QNetwork
 from wiserl.ops.minibatches import minibatches
-from wiserl.ops.normalize import to_tensors
 from wiserl.ops.optim import FlatAdam
 from wiserl.ops.returns import gae, next_values
 from wiserl.ops.schedules import decayed, linear
+from wiserl.ops.tensors import to_tensors
 from wiserl.util.errors import InputError
 
 

@@ -12,8 +12,8 @@ from torch import nn
 from wiserl.core.agent import Agent
 from wiserl.core.batch import Array, Fragment, Nested
 from wiserl.env.spaces import EnvSpec
-from wiserl.ops.normalize import to_tensors
 from wiserl.ops.optim import flatten_parameters
+from wiserl.ops.tensors import to_tensors
 from wiserl.util.seeding import derive_seed, rng
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)

@@ -31,7 +31,8 @@ from wiserl.core.policy import Policy
 from wiserl.core.registry import WiseRL
 from wiserl.core.training import TrainingAgent
 from wiserl.env.make import EnvLike
-from wiserl.ops.normalize import ObservationNormalizer, to_tensors
+from wiserl.ops.normalize import ObservationNormalizer
+from wiserl.ops.tensors import to_tensors
 from wiserl.util.console import Console
 from wiserl.util.errors import InputError
 from wiserl.util.logging import MetricsWriter

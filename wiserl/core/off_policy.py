@@ -21,9 +21,9 @@ from wiserl.core.batch import Fragment, tree_map
 from wiserl.core.config import Count, Fraction, PositiveFloat, PositiveInt
 from wiserl.env.goals import GoalReward, check_goals
 from wiserl.env.spaces import EnvSpec
-from wiserl.ops.normalize import to_tensors
 from wiserl.ops.pacing import updates_due
 from wiserl.ops.schedules import decayed, linear
+from wiserl.ops.tensors import to_tensors
 from wiserl.util.errors import InputError
 from wiserl.util.seeding import derive_seed
 

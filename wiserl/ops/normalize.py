@@ -58,14 +58,3 @@ class ObservationNormalizer(nn.Module):
         if not self.is_float:
             return obs
         return ((obs - self.mean) / torch.sqrt(self.var + 1e-8)).clamp(-10.0, 10.0).float()
-
-
-def to_tensors(tree: Nested, device: torch.device, skip_axes: int = 0) -> Nested:
-    """Arrays of a nested dict as tensors on `device`, their first `skip_axes` axes joined into one."""
-    if isinstance(tree, dict):
-        return {key: to_tensors(value, device, skip_axes) for key, value in tree.items()}
-    # What came through Ray's object store is read-only, which PyTorch does not know.
-    tensor = torch.from_numpy(tree if tree.flags.writeable else tree.copy())
-    if skip_axes > 1:
-        tensor = tensor.flatten(0, skip_axes - 1)
-    return tensor if device.type == "cpu" else tensor.to(device, non_blocking=True)

@@ -10,7 +10,7 @@ import torch
 import wiserl
 from wiserl.agent.dqn import DQN, DQNConfig
 from wiserl.core.algorithm import leading_axes
-from wiserl.ops.normalize import to_tensors
+from wiserl.ops.tensors import to_tensors
 
 
 @dataclass(frozen=True)
