@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wiserl.core.runner import Runner
 from wiserl.dist.backend import Failure, RunnerGroup
 from wiserl.dist.cluster import check_room, share_out
 from wiserl.dist.supervise import supervise
@@ -60,7 +59,7 @@ class Told:
 def watch(*members: Script, max_restarts: int = 3) -> tuple[int, list[tuple[Any, ...]]]:
     """Supervise scripted members, whose tasks end in the order of their ranks; returns restarts and what learners heard."""
     told = Told()
-    group = RunnerGroup("runner", Runner, None, len(members), {}, list(members))
+    group = RunnerGroup("runner", len(members), list(members))
 
     def wait(tasks: Sequence[Any]) -> Sequence[Any]:
         return tasks[:1]

@@ -3,7 +3,6 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from wiserl.util import console as module
-from wiserl.util.console import Console, format_seconds, format_value, json_line, progress
+from wiserl.util.console import Console, format_seconds, format_value, json_line
 
 
 class Terminal(io.StringIO):
@@ -156,25 +155,3 @@ def test_values_are_shown_as_people_read_them(value: object, text: str) -> None:
 
 def test_durations_are_shown_in_hours_minutes_seconds() -> None:
     assert [format_seconds(s) for s in (0.2, 61, 36001, float("inf"))] == ["0:00:00", "0:01:01", "10:00:01", "-"]
-
-
-def slow(clock: list[float], count: int) -> Iterator[int]:
-    for index in range(count):
-        yield index
-        clock[0] += 1.0
-
-
-def test_progress_yields_everything_and_speaks_only_when_it_takes_long(
-    clock: list[float], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert list(progress([1, 2, 3], "short")) == [1, 2, 3]
-    assert list(progress(slow(clock, 12), "evaluating", total=12)) == list(range(12))
-    assert list(progress(slow(clock, 12), "quietly", quiet=True)) == list(range(12))
-    out, err = capsys.readouterr()
-    assert (out, err.splitlines()) == ("", ["evaluating: 5/12", "evaluating: 10/12"])
-
-
-def test_progress_draws_a_bar_on_a_terminal_after_2_seconds(clock: list[float], terminal: Terminal) -> None:
-    for index in progress(slow(clock, 4), "rendering", total=4):
-        assert ("rendering" in terminal.getvalue()) == (index >= 2)
-    assert "2/4" in terminal.getvalue()

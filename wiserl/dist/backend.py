@@ -48,10 +48,7 @@ class RunnerGroup:
     """What `make_runner` returns: `num` runners of one class."""
 
     name: str
-    runner_class: type[Runner]
-    args: Any
     num: int
-    resource: Mapping[str, Any]
     members: list[Any]
 
     def __len__(self) -> int:

@@ -110,7 +110,7 @@ class LocalBackend:
             scope = contextvars.copy_context()
             scope.run(current_runner.set, context)
             members.append((scope.run(construct_runner, runner_class, args, rank, num), context, scope))
-        return RunnerGroup(name, runner_class, args, num, resource, members)
+        return RunnerGroup(name, num, members)
 
     def start_runners(self, group: RunnerGroup, poll: Callable[[], None], max_restarts: int) -> int:
         """Run them to their end, in turns. An error comes out as it was raised."""

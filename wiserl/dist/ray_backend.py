@@ -335,7 +335,7 @@ class RayBackend:
             self._keeper = keeper_class.options(**options).remote(self.session)
         payload = cloudpickle.dumps((runner_class, args))
         members = [_Member(self.session, payload, rank, num, resource) for rank in range(num)]
-        self._group = RunnerGroup(name, runner_class, args, num, resource, members)
+        self._group = RunnerGroup(name, num, members)
         return self._group
 
     def start_runners(self, group: RunnerGroup, poll: Callable[[], None], max_restarts: int) -> int:

@@ -8,24 +8,21 @@ from __future__ import annotations
 import json as jsonlib
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-T = TypeVar("T")
-
 PLAIN_SECONDS = 5.0
 LIVE_SECONDS = 0.5
-PROGRESS_DELAY = 2.0
 
 # Shown first, and alone in a plain line. All else that is in a row follows in the live table under its own name.
 HEADLINES = {
@@ -229,37 +226,3 @@ class Console:
         for start in range(0, len(cells), 6):
             table.add_row(*cells[start : start + 6])
         return Group(table, self._bar)
-
-
-def progress(items: Iterable[T], description: str, total: int | None = None, quiet: bool = False) -> Iterator[T]:
-    """Yield from `items`, and show how far it is on stderr once it has taken more than 2 s.
-
-    Args:
-        items: what to go through.
-        description: what is being done, a few words.
-        total: number of items; taken from `len(items)` where it has one.
-        quiet: show nothing.
-    """
-    if total is None and isinstance(items, Sequence):
-        total = len(items)
-    console = RichConsole(file=sys.stderr, highlight=False, soft_wrap=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=console, auto_refresh=False, transient=True)
-    task = bar.add_task(description, total=total)
-    live = not quiet and _on_terminal(console)
-    started = drawn_at = monotonic()
-    try:
-        for done, item in enumerate(items):
-            now = monotonic()
-            if live and now - started >= PROGRESS_DELAY and now - drawn_at >= LIVE_SECONDS:
-                drawn_at = now
-                bar.update(task, completed=done)
-                bar.start()
-                bar.refresh()
-            elif not quiet and not live and now - drawn_at >= PLAIN_SECONDS:
-                drawn_at = now
-                console.print(f"{description}: {done}{'' if total is None else f'/{total}'}", markup=False)
-            yield item
-    finally:
-        if bar.live.is_started:
-            bar.stop()
