@@ -97,6 +97,15 @@ def test_tensorboard_gets_the_same_values_and_hides_what_a_resume_takes_back(tmp
     assert events_of(tmp_path) == [(10, "losses/value_loss", 1.0), (15, "losses/value_loss", 3.0)]
 
 
+def test_tensorboard_hides_what_a_restarted_learner_takes_back_from_rows_of_the_same_run(tmp_path: Path) -> None:
+    with MetricsWriter(tmp_path) as writer:
+        for step in (10, 20):
+            writer.write(step, {"a": 1.0})
+        writer.truncate_after(10)
+        writer.write(20, {"a": 2.0})
+    assert events_of(tmp_path) == [(10, "a", 1.0), (20, "a", 2.0)]
+
+
 @pytest.mark.parametrize("text", ["time,score\n1,2\n", "env_steps,a\nx,2\n", "env_steps,a\n\n"])
 def test_a_foreign_metrics_file_is_refused_and_left_alone(tmp_path: Path, text: str) -> None:
     (tmp_path / "metrics.csv").write_text(text)

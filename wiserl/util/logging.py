@@ -106,11 +106,12 @@ class MetricsWriter:
                     events.add_scalar(name, float(value), int(env_steps))
 
     def truncate_after(self, env_steps: int) -> None:
-        """Drop the rows later than `env_steps`: a resumed run writes them again. Call it before the first `write`.
+        """Drop the rows later than `env_steps`: what goes on from there writes them again.
 
-        TensorBoard is told to hide the events it has from there on.
+        TensorBoard is told to hide the events it has from there on, which it heeds at the start of a file: the next row
+        opens a new one.
         """
-        self._file.close()
+        self.close()
         _, rows = _read_rows(self._path)
         self._file = self._rewrite([row for row in rows if int(row[STEP_COLUMN]) <= env_steps])
         self._purge_step = env_steps + 1
