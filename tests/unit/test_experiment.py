@@ -12,6 +12,7 @@ import pytest
 import wiserl
 from tests.envs import Chain
 from wiserl.core.checkpoint import open_checkpoint
+from wiserl.util.console import Console
 from wiserl.util.errors import InputError
 
 TINY = {
@@ -127,6 +128,14 @@ def test_a_finished_run_goes_on_to_more_steps(tmp_path, algo):
     assert steps == sorted(steps)
     assert [row["env_steps"] for row in after[: len(before)]] == [row["env_steps"] for row in before]
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+
+
+def test_the_time_left_of_a_resumed_run_is_reckoned_from_its_checkpoint(tmp_path, monkeypatch):
+    train(run_dir=tmp_path / "run")
+    begun: list[int] = []
+    monkeypatch.setattr(Console, "begin_at", lambda self, env_steps: begun.append(env_steps))
+    wiserl.train("ppo", "tests.envs:BoxObs", resume=tmp_path / "run", total_steps=256, quiet=True)
+    assert begun == [128]
 
 
 def test_the_summary_says_what_happened(tmp_path, capsys):

@@ -56,8 +56,10 @@ def test_without_a_terminal_a_plain_line_comes_at_most_every_5_seconds(
 def test_a_resumed_run_counts_only_its_own_steps_into_the_time_left(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Console(1000, start_steps=500) as console:
-        clock[0] = 1010.0
+    with Console(1000) as console:
+        clock[0] = 1003.0
+        console.begin_at(500)
+        clock[0] = 1013.0
         console.update(600, {})
     assert "600/1,000 steps (60%)  0:00:40 left" in capsys.readouterr().err
 

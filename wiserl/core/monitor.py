@@ -188,5 +188,6 @@ class Monitor:
         """Drop the metrics after the last checkpoint (or all), since they will be measured again; remember the best evaluation."""
         steps = open_checkpoint(self._folder, "last").manifest["env_steps"] if can_resume(self._folder) else -1
         self._metrics.truncate_after(steps)
+        self._console.begin_at(max(steps, 0))
         evaluations = read_metrics(self._folder).get(_EVAL, np.array([]))
         self._best = float(np.max(evaluations[np.isfinite(evaluations)], initial=-math.inf))

@@ -93,23 +93,22 @@ class Console:
     the last state once more at the end.
     """
 
-    def __init__(self, total_steps: int, quiet: bool = False, json: bool = False, start_steps: int = 0) -> None:
+    def __init__(self, total_steps: int, quiet: bool = False, json: bool = False) -> None:
         """Start nothing yet; the display opens with the `with` block.
 
         Args:
             total_steps: env steps at which the run is done.
             quiet: show warnings only; `summary` prints nothing unless `json`.
             json: `summary` prints one line of JSON on stdout instead of a table.
-            start_steps: env steps a resumed run begins with; they do not count into the time left.
         """
         self._total_steps = total_steps
         self._quiet = quiet
         self._json = json
         self._err = RichConsole(file=sys.stderr, highlight=False, soft_wrap=True)
-        self._first = (monotonic(), start_steps)
+        self._first = (monotonic(), 0)
         self._drawn_at = self._first[0]
-        self._env_steps = start_steps
-        self._printed_steps = start_steps
+        self._env_steps = 0
+        self._printed_steps = 0
         self._latest: dict[str, float] = {}
         self._live: Live | None = None
         self._bar = Progress(
@@ -142,6 +141,11 @@ class Console:
             self._live = None
         elif not self._quiet and self._env_steps > self._printed_steps:
             self._print_line()
+
+    def begin_at(self, env_steps: int) -> None:
+        """Training goes on from a checkpoint of so many env steps: they and the time until now tell nothing of the time left."""
+        self._first = (monotonic(), env_steps)
+        self._env_steps = self._printed_steps = env_steps
 
     def update(self, env_steps: int, row: Mapping[str, float]) -> None:
         """Show progress: env steps over all runners so far, and the newest values by metric name (`charts/SPS`, ...).
