@@ -52,7 +52,7 @@ def test_a_signal_ends_a_local_run_saved_and_leaves_no_process(
 ) -> None:
     command = begin(launch, tmp_path / "run", "local", vector=vector, runners=1)
     wait_for(lambda: saved_steps(tmp_path / "run"), "a checkpoint")
-    command.signal(signum, whole_group=signum == signal.SIGINT)
+    command.signal(signum, whole_group=signum == signal.SIGINT or vector == "process")
     assert command.finish() == 128 + signum, command.output
     assert not command.left_behind()
     assert f"--resume {tmp_path / 'run'}" in " ".join(command.output.split())

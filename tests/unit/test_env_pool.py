@@ -197,9 +197,12 @@ def test_workers_stuck_in_an_env_end_when_their_parent_is_killed(tmp_path):
     assert wait_gone(pids) == []
 
 
-def test_ctrl_c_is_the_parents_business():
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_process_group_is_the_parents_business(signum):
     with ProcessVector("CartPole-v1", {}, 2, 2) as vector:
-        for pid in vector.pids:
-            os.kill(pid, signal.SIGINT)
+        pids = vector.pids
+        for pid in pids:
+            os.kill(pid, signum)
         vector.reset([0, 1])
         assert vector.step(ACTIONS).reward.tolist() == [[1.0], [1.0]]
+    assert wait_gone(pids) == []
