@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 
 import wiserl
 from tests.envs import Chain
+from wiserl.core import experiment
 from wiserl.core.checkpoint import open_checkpoint
+from wiserl.core.registry import WiseRL
 from wiserl.util.console import Console
 from wiserl.util.errors import InputError
 
@@ -146,6 +149,30 @@ def test_the_summary_says_what_happened(tmp_path, capsys):
     assert 0 < summary["first_update_seconds"] < summary["wall_seconds"]
     assert summary["steps_per_second"] > 0
     assert summary["eval_episodes"] == 2
+
+
+def test_runners_share_the_cores_between_their_env_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "available_cores", lambda: 7)
+    options = {key: value for key, value in TINY.items() if key != "quiet"} | {"runners": 2, "envs": 4}
+    run, hyper = experiment.read_options(
+        "ppo", "CartPole-v1", None, None, {**options, "vector": "process", "run_dir": str(tmp_path / "run")}
+    )
+    with closing(WiseRL("local")) as wise_rl:
+        group = experiment.Experiment(run, hyper, resume=False).connect(wise_rl, resume=False)
+        runners = [runner for runner, _, _ in group.members]
+        workers = [len(runner.envs.pids) for runner in runners]
+        for runner in runners:
+            runner.close()
+    assert workers == [3, 3]
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(7, 3), (1, 1)])
+def test_the_estimate_of_worker_processes_counts_the_cores_a_runner_may_use(tmp_path, monkeypatch, cores, expected):
+    asked = []
+    monkeypatch.setattr(experiment, "available_cores", lambda: cores)
+    monkeypatch.setattr(experiment, "choose_vector", lambda *args: asked.append(args[3]) or ("inline", ""))
+    train(run_dir=tmp_path / "run", runners=2, vector="auto")
+    assert asked == [expected]
 
 
 def test_an_env_the_algorithm_cannot_do_is_refused_before_anything_is_started(tmp_path):

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -33,6 +32,7 @@ from wiserl.core.training import TrainingAgent, TrainPlan
 from wiserl.dist.backend import RunnerGroup
 from wiserl.env.make import EnvLike, env_id, make_env
 from wiserl.env.multi_agent import read_spec
+from wiserl.env.pool import available_cores
 from wiserl.env.spaces import EnvSpec
 from wiserl.env.vector import choose_vector
 from wiserl.util.console import Console
@@ -101,10 +101,10 @@ class Experiment:
         self._spec: EnvSpec = dataclasses.replace(read_spec(probe, run.env), make=(run.env, run.env_kwargs))
         probe.close()
         algorithm(spec=self._spec, config=hyper)  # an env it cannot do is refused here, before anything is started
+        self._cores = max(available_cores() // run.runners, 1)  # for each runner's envs
         self._vector_reason = ""
         if run.vector == "auto":
-            cores = max((os.cpu_count() or 1) // run.runners, 1)
-            vector, self._vector_reason = choose_vector(run.env, run.env_kwargs, run.envs, cores)
+            vector, self._vector_reason = choose_vector(run.env, run.env_kwargs, run.envs, self._cores)
             run = dataclasses.replace(run, vector=vector)
         self._steps = algorithm.steps_per_fragment(hyper, run.sync, run.runners, run.envs)
         inflight = run.max_inflight or (1 if algorithm.on_policy else 2)
@@ -206,7 +206,7 @@ class Experiment:
             AGENT, TrainingAgent, sync=run.sync, resource=resource, plan=self._plan(resume and can_resume(self.folder))
         )
         args = GymRunnerArgs(
-            AGENT, run.env, run.envs, self._steps, run.seed, run.vector, run.env_kwargs, self._transform
+            AGENT, run.env, run.envs, self._steps, run.seed, run.vector, run.env_kwargs, self._transform, self._cores
         )
         return wise_rl.make_runner("runner", GymRunner, args, num=run.runners)
 

@@ -43,6 +43,7 @@ class GymRunnerArgs:
         vector: "inline", "native" or "process".
         seed: the run's seed.
         transform: given each fragment (`core.batch` has its fields) before it is shipped; what it returns is learned from.
+        workers: processes that step the envs where `vector` is "process"; None: one per core, as if this runner were alone.
     """
 
     agent: str
@@ -53,6 +54,7 @@ class GymRunnerArgs:
     vector: str = "inline"
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     transform: Transform | None = None
+    workers: int | None = None
 
     @staticmethod
     def check_transform(transform: Any) -> None:
@@ -80,7 +82,7 @@ class GymRunner(Runner):
         self.agent = WiseRL().get_agent(args.agent)
         assert isinstance(self.agent.replica, TrainingAgent)
         self.policy = self.agent.replica
-        self.envs = make_vector(args.env, args.env_kwargs, args.envs, args.vector)
+        self.envs = make_vector(args.env, args.env_kwargs, args.envs, args.vector, args.workers)
         self.vector_steps = 0
         shape = (args.steps, args.envs, self.envs.spec.num_agents)
         self._obs_buffer = observation_zeros(self.envs.spec.observation_space, shape)
