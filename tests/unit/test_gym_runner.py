@@ -257,3 +257,27 @@ def test_box_actions_reach_the_env_in_its_own_units(tmp_path):
     fragment = collect(tmp_path, "tests.envs:BoxAction", steps=20)[0]  # the env asserts that its space contains them
     assert fragment["action"].dtype == np.float32
     assert gym.spaces.Box(-np.inf, np.inf, (1,)).contains(fragment["action"][0, 0, 0])
+
+
+class Moody(BoxObs):
+    """Has another observation space each time it is made."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        Moody.made += 1
+        self.observation_space = gym.spaces.Box(-1, 1, (Moody.made,), np.float32)
+
+
+def test_envs_with_other_spaces_than_the_policys_are_refused_and_both_are_named(tmp_path):
+    plan = make_plan(tmp_path, "ppo", Moody)
+    with pytest.raises(InputError, match=r"has observations Box\(.*\(1,\).*but made again it has .*\(2,\).*same ones"):
+        one_runner(plan, Moody, 8)
+
+
+def test_a_native_version_with_other_spaces_is_refused_with_what_to_choose(tmp_path):
+    plan = make_plan(tmp_path, "ppo", Chain, env_kwargs={"length": 5})
+    with pytest.raises(
+        InputError, match=r"but its native vector version has observations .* choose --vector inline or"
+    ):
+        one_runner(plan, "CartPole-v1", 8, vector="native")

@@ -22,8 +22,8 @@ from wiserl.core.registry import WiseRL
 from wiserl.core.runner import Runner
 from wiserl.core.training import TrainingAgent
 from wiserl.env.make import EnvLike, env_id
-from wiserl.env.spaces import ActionCodec, observation_zeros
-from wiserl.env.vector import make_vector
+from wiserl.env.spaces import ActionCodec, EnvSpec, observation_zeros
+from wiserl.env.vector import VectorEnv, make_vector
 from wiserl.util.errors import EnvError, InputError
 from wiserl.util.seeding import derive_seed, rng
 
@@ -73,6 +73,9 @@ class GymRunner(Runner):
     """Steps `envs` copies of an env with an agent's policy, T steps at a time, until the agent says stop.
 
     `run` loops over `step`; `step` collects one fragment and hands it to the agent. A subclass may override `collect`.
+
+    Raises:
+        InputError: the env cannot be made this way, or has other spaces than those the policy was made for.
     """
 
     args: GymRunnerArgs
@@ -83,6 +86,7 @@ class GymRunner(Runner):
         assert isinstance(self.agent.replica, TrainingAgent)
         self.policy = self.agent.replica
         self.envs = make_vector(args.env, args.env_kwargs, args.envs, args.vector, args.workers)
+        _check_same(self.envs, self.policy.plan.spec)
         self.vector_steps = 0
         shape = (args.steps, args.envs, self.envs.spec.num_agents)
         self._obs_buffer = observation_zeros(self.envs.spec.observation_space, shape)
@@ -253,6 +257,20 @@ class GymRunner(Runner):
         if self._alive is not None:
             fragment["alive"] = self._alive_buffer[:steps]
         return fragment
+
+
+def _check_same(envs: VectorEnv, expected: EnvSpec) -> None:
+    """Raise InputError, and close the envs, unless they have the spaces and agents that the policy was made for."""
+    found, wanted = ((spec.observation_space, spec.action_space, spec.num_agents) for spec in (envs.spec, expected))
+    if found == wanted:
+        return
+    envs.close()
+    has, had = (f"observations {obs}, actions {action} and {num} agent(s)" for obs, action, num in (found, wanted))
+    if envs.kind == "native":
+        who, advice = "its native vector version", "choose --vector inline or process"
+    else:
+        who, advice = "made again it", "let it have the same ones each time"
+    raise InputError(f"env '{expected.id}' has {had}, but {who} has {has}: {advice}")
 
 
 def _transformed(fragment: Fragment, transform: Transform) -> Fragment:
