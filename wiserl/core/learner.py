@@ -43,8 +43,8 @@ class Ack:
 class Learner:
     """Owns the one agent that learns, under a name.
 
-    In sync mode a round begins when every expected rank has shipped, takes the shipments in rank order and publishes one
-    new version. In async mode each shipment is a round of its own, on arrival.
+    In sync mode a round begins when every expected rank has shipped, takes the oldest shipment of each in rank order and
+    publishes one new version. In async mode each shipment is a round of its own, on arrival.
     """
 
     def __init__(self, name: str, agent: Agent, sync: bool) -> None:
@@ -53,7 +53,7 @@ class Learner:
         self.sync = sync
         self.version = 0
         self._expected: set[int] = set()
-        self._inbox: dict[int, Shipment] = {}
+        self._inbox: dict[int, list[Shipment]] = {}  # by rank; more than one only after a restart
         self._settled: dict[int, tuple[int, int]] = {}
         self._weights: Packed | None = None
         self._fired: Packed | None = None
@@ -76,10 +76,13 @@ class Learner:
         """Set the ranks a sync round waits for."""
         self._expected = set(ranks)
         self._inbox.clear()
+        self._settled.clear()  # the runners may be others than those before, whose shipments are counted anew
 
     def join(self, rank: int) -> None:
-        """A runner has been restarted: rounds wait for it again."""
-        self._inbox.pop(rank, None)
+        """A runner has been restarted: rounds wait for it again.
+
+        What it shipped before it died, if that waits for a round still, is its part of that round.
+        """
         self._expected.add(rank)
 
     def leave(self, rank: int) -> None:
@@ -95,9 +98,16 @@ class Learner:
         return sorted(self._expected - set(self._inbox))
 
     def offer(self, shipment: Shipment) -> None:
-        """Take a shipment in; learn at once if it completes a round."""
+        """Take a shipment in; learn at once if it completes a round.
+
+        What a dead runner sent is dropped if its successor's has been learned from: envs do not go back.
+        """
+        if shipment.incarnation < self._settled.get(shipment.rank, (-1, -1))[0]:
+            return
         if self.sync and shipment.rank in self._expected:
-            self._inbox[shipment.rank] = shipment
+            waiting = self._inbox.setdefault(shipment.rank, [])
+            waiting.append(shipment)
+            waiting.sort(key=lambda each: each.incarnation)
             self._run_full_round()
         else:
             self._run_round([shipment])
@@ -122,9 +132,9 @@ class Learner:
         return result
 
     def _run_full_round(self) -> None:
-        if self._inbox and self._expected <= self._inbox.keys():
-            shipments = [self._inbox[rank] for rank in sorted(self._inbox)]
-            self._inbox.clear()
+        while self._inbox and self._expected <= self._inbox.keys():
+            shipments = [self._inbox[rank].pop(0) for rank in sorted(self._inbox)]
+            self._inbox = {rank: waiting for rank, waiting in self._inbox.items() if waiting}
             self._run_round(shipments)
 
     def _run_round(self, shipments: Sequence[Shipment]) -> None:
@@ -135,7 +145,8 @@ class Learner:
                 self.agent._sync_model()
         self._publish()
         for shipment in shipments:
-            self._settled[shipment.rank] = (shipment.incarnation, shipment.sequence)
+            done = (shipment.incarnation, shipment.sequence)
+            self._settled[shipment.rank] = max(done, self._settled.get(shipment.rank, done))
 
     def _publish(self) -> None:
         if self._fired is not None:
