@@ -121,6 +121,28 @@ class Stepper(Runner):
         (folder / f"report-{self.rank}").write_text(repr(report))
 
 
+class Batched(Tally):
+    """Few experiences make a shipment."""
+
+    ship_every = 16
+
+
+class Getter(Runner):
+    """Gets the agent named "agent" anew before each of 100 updates, by turns to act here and there.
+
+    `args`: whether it gets it in `__init__`, too.
+    """
+
+    def __init__(self, args: bool, local_rank: int = 0) -> None:
+        if args:
+            WiseRL().get_agent("agent")
+
+    def run(self) -> None:
+        for step in range(100):
+            agent = WiseRL().get_agent("agent", inference=("runner", "learner")[step % 2])
+            agent.update()
+
+
 class Placer(Runner):
     """Makes an agent with `args` as its resource."""
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from tests.contract.agents import Stepper, Tally, Unfollowed
+from tests.contract.agents import Batched, Getter, Stepper, Tally, Unfollowed
 from tests.contract.harness import kill_when_there, marked, wait_for
 from wiserl import WiseRL
+from wiserl.util.errors import InputError
 
 SCRIPTS = Path(__file__).parent / "scripts"
 SCRIPT = SCRIPTS / "user_ddpg.py"
@@ -118,6 +119,32 @@ def test_no_remote_call_happens_per_step_and_an_agent_that_never_publishes_is_fo
         assert report["seen"] > report["first"] == 0
         if sync:
             assert report["seen"] == num * (Stepper.STEPS - Tally.ship_every)
+
+
+@pytest.mark.parametrize(("sync", "in_init"), [(True, True), (False, True), (False, False)])
+def test_an_agent_may_be_got_many_times_and_every_update_is_learned_from(
+    wise_rl: WiseRL, sync: bool, in_init: bool
+) -> None:
+    wise_rl.make_agent("agent", Batched, sync=sync)
+    wise_rl.start_all_runners(wise_rl.make_runner("getter", Getter, in_init, num=2))
+    assert wise_rl.get_agent("agent").choose_action()[0] == 200
+
+
+def test_a_sync_agent_is_got_in_init_or_not_at_all(wise_rl: WiseRL) -> None:
+    wise_rl.make_agent("agent", Batched)
+    runners = wise_rl.make_runner("getter", Getter, False, num=2)
+    with pytest.raises(InputError, match=r"runner \d got agent 'agent' in run for the first time: get it in __init__"):
+        wise_rl.start_all_runners(runners)
+
+
+def test_the_script_gets_the_newest_weights_each_time(wise_rl: WiseRL) -> None:
+    wise_rl.make_agent("agent", Batched)
+    before = wise_rl.get_agent("agent")
+    assert before.choose_action()[0] == 0
+    wise_rl.start_all_runners(wise_rl.make_runner("getter", Getter, True))
+    after = wise_rl.get_agent("agent")
+    assert after is before
+    assert after.choose_action()[0] == 100
 
 
 def test_an_agent_without_hooks_acts_on_the_learner_and_that_is_said_once(

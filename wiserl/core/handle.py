@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -45,8 +46,13 @@ class AgentHandle:
     """
 
     def __init__(self, name: str, link: Link, make_replica: Callable[[], Agent], agent_class: type[Agent], sync: bool,
-                 rank: int, incarnation: int, inference: str = "runner") -> None:  # fmt: skip
+                 rank: int, incarnation: int, inference: str = "runner", sequence: Iterator[int] | None = None) -> None:  # fmt: skip
+        """Connect to the agent, and take in its weights.
+
+        `sequence` numbers the shipments: that of another handle which this runner has of the same agent, if any.
+        """
         self.name = name
+        self.sequence = itertools.count() if sequence is None else sequence
         on_runner = inference == "runner" and agent_class.acts_on_runner()
         self.replica: Agent | None = make_replica() if on_runner else None
         self.version = -1 if on_runner else WITHOUT_WEIGHTS
@@ -54,12 +60,15 @@ class AgentHandle:
         self._sync = sync
         self._rank = rank
         self._incarnation = incarnation
-        self._sequence = 0
         self._ship_every = agent_class.ship_every
         self._max_inflight = agent_class.max_inflight if self.replica is None else self.replica.max_inflight
         self._pending: list[tuple[Any, ...]] = []
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in the newest weights, if they are not the ones it has."""
         if self.replica is not None:
-            self._take_in(link.fetch(self.version))
+            self._take_in(self._link.fetch(self.version))
 
     def choose_action(self, *args: Any, **kwargs: Any) -> Any:
         """The agent's `choose_action`, on the replica here (or on the learner, for an agent that cannot be followed)."""
@@ -90,8 +99,7 @@ class AgentHandle:
 
     def _ship(self) -> None:
         pending, self._pending = self._pending, []
-        shipment = Shipment(self._rank, self._incarnation, self._sequence, pending, self.version)
-        self._sequence += 1
+        shipment = Shipment(self._rank, self._incarnation, next(self.sequence), pending, self.version)
         self._take_in(self._link.ship(shipment, self._sync, self._max_inflight))
 
     def _take_in(self, ack: Ack | None) -> None:

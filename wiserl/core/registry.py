@@ -103,12 +103,15 @@ class WiseRL:
     def get_agent(self, name: str, inference: str = "runner") -> AgentHandle:
         """The agent's handle, waiting until it exists (on Ray, where another runner may be making it).
 
+        Each runner has one: a second call gives the same, with the newest weights.
+
         Args:
             name: as given to `make_agent`.
             inference: `runner`: act on a replica here, without a remote call; `learner`: act there, one call per action.
 
         Raises:
-            InputError: it does not exist; the message names the agents that do.
+            InputError: it does not exist; the message names the agents that do. Or it is a sync agent, and the runner, which
+                runs already, did not get it in its `__init__`.
         """
         if inference not in ("runner", "learner"):
             raise InputError(f"get_agent('{name}', inference='{inference}'): expected 'runner' or 'learner'")

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
 from wiserl.core.agent import Agent
-from wiserl.core.handle import AgentHandle
+from wiserl.core.handle import AgentHandle, Link
 from wiserl.core.runner import Runner
+from wiserl.util.errors import InputError
 
 
 def wait_seconds() -> float:
@@ -31,13 +32,57 @@ def limit_threads() -> None:
 
 @dataclass
 class RunnerContext:
-    """Which runner the calling code belongs to, and the handles it got; `rank` -1 is the script itself."""
+    """Which runner the calling code belongs to, and the handles it got; `rank` -1 is the script itself.
+
+    Attributes:
+        handles: one per agent and kind of inference, by both.
+        running: whether the runner's `run` has begun.
+    """
 
     backend: Backend
     rank: int = -1
     world_size: int = 0
     incarnation: int = 0
-    handles: list[AgentHandle] = field(default_factory=list)
+    handles: dict[tuple[str, str], AgentHandle] = field(default_factory=dict)
+    running: bool = False
+
+    def agent_names(self) -> list[str]:
+        """Names of the agents it got."""
+        return sorted({name for name, _ in self.handles})
+
+    def existing_handle(self, name: str, inference: str) -> AgentHandle | None:
+        """The handle it got before, with the newest weights; None: it got none."""
+        handle = self.handles.get((name, inference))
+        if handle is not None:
+            handle.refresh()
+        return handle
+
+    def add_handle(self, name: str, inference: str, link: Link, agent_class: type[Agent], sync: bool,
+                   kwargs: Mapping[str, Any]) -> AgentHandle:  # fmt: skip
+        """Make its handle of an agent.
+
+        Raises:
+            InputError: it runs already, and rounds of a sync agent wait for those who held it before that.
+        """
+        others = [handle for (other, _), handle in self.handles.items() if other == name]
+        if self.running and sync and not others:
+            raise InputError(
+                f"runner {self.rank} got agent '{name}' in run for the first time: get it in __init__, since the rounds of an "
+                "agent with sync=True wait for the runners that hold it when run begins; or make it with sync=False"
+            )
+        handle = AgentHandle(
+            name,
+            link,
+            lambda: agent_class(sync=sync, **kwargs),
+            agent_class,
+            sync,
+            self.rank,
+            self.incarnation,
+            inference,
+            others[0].sequence if others else None,
+        )
+        self.handles[name, inference] = handle
+        return handle
 
 
 current_runner: ContextVar[RunnerContext | None] = ContextVar("current_runner", default=None)

@@ -84,21 +84,11 @@ class LocalBackend:
             raise InputError(
                 f"no agent named '{name}' (make it first with make_agent). {nearest(name, self._learners)}"
             )
-        agent_class, sync, kwargs = self._agents[name]
         context = current_runner.get() or self._script
-        link = _LocalLink(self, self._learners[name])
-        handle = AgentHandle(
-            name,
-            link,
-            lambda: agent_class(sync=sync, **kwargs),
-            agent_class,
-            sync,
-            context.rank,
-            context.incarnation,
-            inference,
-        )
-        context.handles.append(handle)
-        return handle
+        if (handle := context.existing_handle(name, inference)) is not None:
+            return handle
+        agent_class, sync, kwargs = self._agents[name]
+        return context.add_handle(name, inference, _LocalLink(self, self._learners[name]), agent_class, sync, kwargs)
 
     def make_runners(
         self, name: str, runner_class: type[Runner], args: Any, num: int, resource: Mapping[str, Any]
@@ -116,7 +106,7 @@ class LocalBackend:
         """Run them to their end, in turns. An error comes out as it was raised."""
         self.poll = poll
         for name, learner in self._learners.items():
-            learner.expect({ctx.rank for _, ctx, _ in group.members if any(h.name == name for h in ctx.handles)})
+            learner.expect({context.rank for _, context, _ in group.members if name in context.agent_names()})
         try:
             if group.num == 1:
                 runner, context, scope = group.members[0]
@@ -153,11 +143,12 @@ class LocalBackend:
         return True
 
     def _run_one(self, runner: Runner, context: RunnerContext) -> None:
+        context.running = True
         runner.run()
-        for handle in context.handles:
+        for handle in context.handles.values():
             handle.flush()
-        for handle in context.handles:
-            self._learners[handle.name].leave(context.rank)
+        for name in context.agent_names():
+            self._learners[name].leave(context.rank)
 
     def _take_turns(self, group: RunnerGroup) -> None:
         self._main = getcurrent()

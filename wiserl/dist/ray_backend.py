@@ -308,22 +308,13 @@ class RayBackend:
 
     def get_agent(self, name: str, inference: str) -> AgentHandle:
         """A handle, waiting until the agent exists."""
+        if (handle := self.context.existing_handle(name, inference)) is not None:
+            return handle
         actor = self._find(name)
         sync, payload = _get(actor.recipe.remote(), name, actor)
         agent_class, kwargs = cloudpickle.loads(payload)
         link = RemoteLink(actor, lambda ref: _get(ref, name, actor))
-        handle = AgentHandle(
-            name,
-            link,
-            lambda: agent_class(sync=sync, **kwargs),
-            agent_class,
-            sync,
-            self.context.rank,
-            self.context.incarnation,
-            inference,
-        )
-        self.context.handles.append(handle)
-        return handle
+        return self.context.add_handle(name, inference, link, agent_class, sync, kwargs)
 
     def make_runners(
         self, name: str, runner_class: type[Runner], args: Any, num: int, resource: Mapping[str, Any]

@@ -137,15 +137,16 @@ class RunnerService:
             self._runner = construct_runner(runner_class, args, context.rank, context.world_size, context.incarnation)
         except (Exception, SystemExit) as error:
             return Failure.capture(error)
-        return [handle.name for handle in context.handles]
+        return context.agent_names()
 
     def run(self) -> Failure | None:
         """Run to the end; ship what is left."""
         assert self._runner is not None
         try:
+            self._context.running = True
             try:
                 self._runner.run()
-                for handle in self._context.handles:
+                for handle in self._context.handles.values():
                     handle.flush()
             finally:
                 self._runner.close()
