@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,58 @@ def test_a_folder_asked_for_by_name_is_not_taken_twice(tmp_path):
     train(run_dir=tmp_path / "run")
     with pytest.raises(InputError, match=r"holds a run already: go on with it by --resume"):
         train(run_dir=tmp_path / "run")
+
+
+def experiments(run_dir: Path | None) -> Iterator[experiment.Experiment]:
+    """Runs of the same options, of which none has begun to train."""
+    options = {key: value for key, value in TINY.items() if key != "quiet"}
+    if run_dir is not None:
+        options["run_dir"] = str(run_dir)
+    while True:
+        run, hyper = experiment.read_options("ppo", "tests.envs:BoxObs", None, None, options)
+        yield experiment.Experiment(run, hyper, resume=False)
+
+
+def test_runs_started_together_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "runs/ppo-tests.envs-BoxObs-s0"
+    folders = [str(next(experiments(None)).folder) for _ in range(3)]
+    assert folders == [name, f"{name}-2", f"{name}-3"]
+    named = experiments(tmp_path / "run")
+    next(named)
+    with pytest.raises(InputError, match="holds a run already"):
+        next(named)
+
+
+def spoil(fragment: Any) -> None:
+    """A transform that forgets to return."""
+
+
+@pytest.mark.parametrize("begin", [wiserl.train, wiserl.by_hand])
+def test_bad_input_that_the_learner_finds_leaves_no_folder_and_the_next_try_is_told_the_same(
+    tmp_path, monkeypatch, begin
+):
+    monkeypatch.chdir(tmp_path)
+    options = {"dataset": "nope.npz", "device": "cpu", "vector": "inline", "run_dir": "deep/run"}
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"nope\.npz"):
+            begin("td3", "Pendulum-v1", **options)
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_was_there_is_given_back_as_it_was(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(InputError, match="transform returned None"):
+        train(run_dir=tmp_path, transform=spoil)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    train(run_dir=tmp_path)
+
+
+def test_what_was_saved_before_bad_input_showed_stays(tmp_path):
+    calls = itertools.count()
+    with pytest.raises(InputError, match="transform returned None"):
+        train(run_dir=tmp_path / "run", transform=lambda fragment: fragment if next(calls) < 4 else None)
+    assert open_checkpoint(tmp_path / "run").manifest["env_steps"] == 64
 
 
 def test_config_json_has_every_option_resolved(tmp_path):

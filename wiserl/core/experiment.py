@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -112,44 +114,91 @@ class Experiment:
         device = learner_device(run, self.backend)
         run = with_defaults(run, self._steps * run.runners * run.envs, device)
         self.run = dataclasses.replace(run, max_inflight=inflight)
-        self.folder = _claim_folder(self.run, resume)
+        self._found: set[Path] = set()  # what was in the folder before
+        self._made: list[Path] = []  # the folder, and those above it, unless they were there
+        self.folder = Path(str(run.run_dir)) if resume else self._claim_folder()
 
-    @contextlib.contextmanager
-    def noted(self) -> Iterator[None]:
-        """Write `config.json`; what the checkpoint to resume from then refuses does not stay in it.
+    def _claim_folder(self) -> Path:
+        """Make the run folder, nobody else's: the one who creates `config.json` has it, and writes it at once.
 
         Raises:
-            InputError: the run to be resumed has another transform.
+            InputError: a folder that was asked for by name holds a run already.
         """
-        run, path = self.run, self.folder / "config.json"
-        transform = env_id(self._transform) if self._transform else None
-        config = {
-            "run": {**to_plain(dataclasses.replace(run, env=env_id(run.env))), "run_dir": str(self.folder)},
+        run = self.run
+        name = run.run_dir or "runs/" + re.sub("[/:]", "-", f"{run.algo}-{env_id(run.env)}-s{run.seed}")
+        for number in itertools.count(1):
+            folder = Path(name if number == 1 else f"{name}-{number}")
+            if number > 1 and folder.exists():
+                continue
+            self._made = [path for path in (folder, *folder.parents) if not path.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            self._found = set(folder.iterdir())
+            text = json.dumps(self._config(folder), indent=2)
+            with contextlib.suppress(FileExistsError), (folder / "config.json").open("x", encoding="utf-8") as file:
+                file.write(text)
+                return folder
+            if run.run_dir:
+                break
+        raise InputError(
+            f"'{folder}' holds a run already: go on with it by --resume {folder}, or choose another --run-dir"
+        )
+
+    def _config(self, folder: Path) -> dict[str, Any]:
+        """What `config.json` holds."""
+        run = self.run
+        return {
+            "run": {**to_plain(dataclasses.replace(run, env=env_id(run.env))), "run_dir": str(folder)},
             "hyperparameters": to_plain(self._hyper),
             "algo": run.algo,
             "env": env_id(run.env),
             "backend": self.backend,
-            "transform": transform,
+            "transform": env_id(self._transform) if self._transform else None,
         }
+
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[None]:
+        """Keep `config.json` true: after bad input that only shows inside, it is what it was before this run.
+
+        That is: a resumed run's is written anew, and put back. The folder of a new run is given back, unless something was
+        saved, so that the corrected command finds it free.
+
+        Raises:
+            InputError: the run to be resumed has another transform.
+        """
+        path = self.folder / "config.json"
+        config = self._config(self.folder)
         before = json.loads(path.read_text(encoding="utf-8")) if self.resume else None
-        if before is not None and before.get("transform") != transform:
-            raise InputError(
-                f"the run in '{self.folder}' has transform={before.get('transform')}, not {transform}: resume it from Python with "
-                "the transform it was begun with"
-            )
-        _write_json(path, config)
+        if before is not None:
+            if before.get("transform") != config["transform"]:
+                raise InputError(
+                    f"the run in '{self.folder}' has transform={before.get('transform')}, not {config['transform']}: resume it "
+                    "from Python with the transform it was begun with"
+                )
+            _write_json(path, config)
         try:
             yield
         except InputError:
             if before is not None:
                 _write_json(path, before)
+            elif not can_resume(self.folder):
+                self._give_folder_back()
             raise
+
+    def _give_folder_back(self) -> None:
+        for path in set(self.folder.iterdir()) - self._found:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        for folder in self._made:
+            with contextlib.suppress(OSError):  # somebody else has put something there
+                folder.rmdir()
 
     def execute(self, quiet: bool, json_summary: bool) -> dict[str, Any]:
         """Train, evaluate, write the summary."""
         run, folder = self.run, self.folder
-        console = Console(run.total_steps, quiet, json_summary)
-        with self.noted(), MetricsWriter(folder) as metrics, StopSignals() as signals:
+        with StopSignals() as signals, self.noted(), MetricsWriter(folder) as metrics:
+            console = Console(run.total_steps, quiet, json_summary)
             with console:
                 if self._vector_reason:
                     console.message(f"vector env: {self._vector_reason}")
@@ -272,22 +321,3 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     partial = path.with_name(f".{path.name}")
     partial.write_text(json.dumps(value, indent=2), encoding="utf-8")
     partial.replace(path)
-
-
-def _claim_folder(run: RunConfig, resume: bool) -> Path:
-    """The run folder: made, and nobody else's.
-
-    Raises:
-        InputError: a folder that was asked for by name holds a run already.
-    """
-    folder = Path(run.run_dir or "runs/" + re.sub("[/:]", "-", f"{run.algo}-{env_id(run.env)}-s{run.seed}"))
-    if resume:
-        return folder
-    if (folder / "config.json").exists():
-        if run.run_dir:
-            raise InputError(
-                f"'{folder}' holds a run already: go on with it by --resume {folder}, or choose another --run-dir"
-            )
-        folder = next(other for number in range(2, 1_000_000) if not (other := Path(f"{folder}-{number}")).exists())
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
