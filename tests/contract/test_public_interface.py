@@ -130,6 +130,30 @@ def test_an_agent_may_be_got_many_times_and_every_update_is_learned_from(
     assert wise_rl.get_agent("agent").choose_action()[0] == 200
 
 
+def test_a_call_of_an_agent_that_is_not_there_names_those_that_are(wise_rl: WiseRL) -> None:
+    wise_rl.make_agent("agent", Tally)
+    with pytest.raises(InputError, match=r"no agent named 'agnet' .*did you mean 'agent'"):
+        wise_rl.call("agnet", "choose_action")
+
+
+@pytest.mark.parametrize(
+    ("variable", "given"),
+    [
+        *(("WISERL_THREADS", given) for given in ("abc", "0", "1.5", "")),
+        *(("WISERL_WAIT_SECONDS", given) for given in ("abc", "0", "-1", "nan", "inf")),
+    ],
+)
+@pytest.mark.parametrize("backend", ["local", "ray"])
+def test_a_variable_that_is_no_number_is_refused_by_name_before_anything_is_started(
+    monkeypatch: pytest.MonkeyPatch, backend: str, variable: str, given: str
+) -> None:
+    monkeypatch.setenv(variable, given)
+    with pytest.raises(
+        InputError, match=rf"environment variable {variable} is '{given}'; expected a .*number .*above 0"
+    ):
+        WiseRL(backend).make_agent("agent", Tally)
+
+
 def test_a_sync_agent_is_got_in_init_or_not_at_all(wise_rl: WiseRL) -> None:
     wise_rl.make_agent("agent", Batched)
     runners = wise_rl.make_runner("getter", Getter, False, num=2)

@@ -70,6 +70,12 @@ def test_a_worker_that_hangs_is_reported_within_the_time_out_and_ended():
     assert wait_gone(pids) == []
 
 
+def test_the_time_out_is_that_of_the_environment_and_the_message_says_so(monkeypatch):
+    monkeypatch.setenv("WISERL_WAIT_SECONDS", "0.05")
+    with pytest.raises(WaitTimeout, match=r"within 0\.05 s: .* or set WISERL_WAIT_SECONDS to more"):
+        ProcessVector("tests.envs:sleepy_env", {"ms": 60_000}, 1, 1)
+
+
 def test_the_traceback_in_the_worker_comes_with_the_exception():
     with ProcessVector("tests.envs:raising_env", {"step": 1}, 1, 1) as vector:
         vector.reset([0])

@@ -148,7 +148,11 @@ class WiseRL:
         return self.backend.start_runners(groups[0], poll, max_restarts)
 
     def call(self, name: str, method: str, *args: Any) -> Any:
-        """Call `method(*args)` of the named agent where it learns, and return what it returns."""
+        """Call `method(*args)` of the named agent where it learns, and return what it returns.
+
+        Raises:
+            InputError: it does not exist; the message names the agents that do.
+        """
         return self.backend.call(name, method, *args)
 
     def close(self) -> None:

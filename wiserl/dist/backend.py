@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import traceback
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -13,11 +12,7 @@ from wiserl.core.agent import Agent
 from wiserl.core.handle import AgentHandle, Link
 from wiserl.core.runner import Runner
 from wiserl.util.errors import InputError
-
-
-def wait_seconds() -> float:
-    """The longest any wait for a shipment or a call lasts: 600, or what the environment variable WISERL_WAIT_SECONDS says."""
-    return float(os.environ.get("WISERL_WAIT_SECONDS", "600"))
+from wiserl.util.variables import num_threads
 
 
 def limit_threads() -> None:
@@ -27,7 +22,7 @@ def limit_threads() -> None:
     """
     import torch
 
-    torch.set_num_threads(int(os.environ.get("WISERL_THREADS", "1")))
+    torch.set_num_threads(num_threads())
 
 
 @dataclass

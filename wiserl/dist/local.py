@@ -18,6 +18,7 @@ from wiserl.core.learner import Ack, Learner, Shipment
 from wiserl.core.runner import Runner, construct_runner
 from wiserl.dist.backend import RunnerContext, RunnerGroup, current_runner, limit_threads
 from wiserl.util.errors import InputError, WaitTimeout, nearest
+from wiserl.util.variables import wait_seconds
 
 
 class _LocalLink:
@@ -60,6 +61,7 @@ class LocalBackend:
 
     def __init__(self) -> None:
         limit_threads()
+        wait_seconds()  # what is wrong with it is told here as on Ray, though only pools of envs are waited for
         self._learners: dict[str, Learner] = {}
         self._agents: dict[str, tuple[type[Agent], bool, Mapping[str, Any]]] = {}
         self._script = RunnerContext(self)
@@ -80,15 +82,12 @@ class LocalBackend:
 
     def get_agent(self, name: str, inference: str) -> AgentHandle:
         """A handle with a replica of its own, as on Ray."""
-        if name not in self._learners:
-            raise InputError(
-                f"no agent named '{name}' (make it first with make_agent). {nearest(name, self._learners)}"
-            )
+        learner = self._find(name)
         context = current_runner.get() or self._script
         if (handle := context.existing_handle(name, inference)) is not None:
             return handle
         agent_class, sync, kwargs = self._agents[name]
-        return context.add_handle(name, inference, _LocalLink(self, self._learners[name]), agent_class, sync, kwargs)
+        return context.add_handle(name, inference, _LocalLink(self, learner), agent_class, sync, kwargs)
 
     def make_runners(
         self, name: str, runner_class: type[Runner], args: Any, num: int, resource: Mapping[str, Any]
@@ -121,11 +120,18 @@ class LocalBackend:
 
     def call(self, name: str, method: str, *args: Any) -> Any:
         """Call a method of a learner's agent."""
-        return self._learners[name].call(method, *args)
+        return self._find(name).call(method, *args)
 
     def close(self) -> None:
         """Forget all agents."""
         self._learners.clear()
+
+    def _find(self, name: str) -> Learner:
+        if name not in self._learners:
+            raise InputError(
+                f"no agent named '{name}' (make it first with make_agent). {nearest(name, self._learners)}"
+            )
+        return self._learners[name]
 
     def progressed(self) -> None:
         """Something was learned or gathered: nobody waits in vain yet."""

@@ -21,12 +21,13 @@ from wiserl.core.agent import Agent
 from wiserl.core.handle import AgentHandle
 from wiserl.core.learner import Ack
 from wiserl.core.runner import Runner
-from wiserl.dist.backend import Failure, RunnerContext, RunnerGroup, limit_threads, wait_seconds
+from wiserl.dist.backend import Failure, RunnerContext, RunnerGroup, limit_threads
 from wiserl.dist.cluster import check_room, find_cluster, share_out, signals_later
 from wiserl.dist.service import LearnerService, RemoteLink, RunnerService
 from wiserl.dist.supervise import supervise
 from wiserl.dist.weights import Packed
 from wiserl.util.errors import ActorLost, InputError, LearnerLost, WaitTimeout, nearest
+from wiserl.util.variables import num_threads, wait_seconds
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -274,8 +275,9 @@ class RayBackend:
         """Use the cluster this process is connected to; else join RAY_ADDRESS or what `ray start` began here; else start one.
 
         Raises:
-            InputError: nothing answers at RAY_ADDRESS, or it refuses.
+            InputError: nothing answers at RAY_ADDRESS, or it refuses; or a variable that is to be a number is none.
         """
+        num_threads(), wait_seconds()  # in the actors, which get them, it would be too late to say what is wrong
         connected_here = not ray.is_initialized()
         if connected_here:
             _connect()

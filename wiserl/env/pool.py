@@ -27,6 +27,7 @@ from wiserl.env.make import EnvLike, env_id
 from wiserl.env.pool_worker import BIND, DONE, MAKE, QUIT, RESET, RESULT, STEP, receive, send, shared_rows
 from wiserl.env.vector import VectorEnv, VectorKind, VectorStep, step_result
 from wiserl.util.errors import ActorLost, InputError, WaitTimeout
+from wiserl.util.variables import wait_seconds
 
 Array = NDArray[Any]
 
@@ -35,6 +36,7 @@ _BOOT = (
     "serve(int(sys.argv[1]), int(sys.argv[2]))"
 )
 _CLOSE_SECONDS = 2.0
+_WORKER_SECONDS = 60.0
 
 
 class RemoteTraceback(Exception):
@@ -86,7 +88,7 @@ class _Handle:
         except TimeoutError as error:
             raise WaitTimeout(
                 f"{self} did not finish {doing} within {self._timeout:g} s: the env hangs, or is slow. "
-                "Mend the env, or give ProcessVector a longer timeout"
+                "Mend the env, or set WISERL_WAIT_SECONDS to more"
             ) from error
         except ConnectionError as error:
             raise self._lost() from error
@@ -145,7 +147,7 @@ class ProcessVector(VectorEnv):
         kwargs: Mapping[str, Any] | None,
         num_envs: int,
         num_workers: int | None = None,
-        timeout: float = 60.0,
+        timeout: float | None = None,
     ) -> None:
         """Start the workers and make the envs in them.
 
@@ -154,7 +156,7 @@ class ProcessVector(VectorEnv):
             kwargs: arguments of the env.
             num_envs: how many envs.
             num_workers: processes; None: as many as this process may use cores, at most `num_envs`.
-            timeout: seconds to wait for a worker to make, reset or step its envs.
+            timeout: seconds to wait for a worker to make, reset or step its envs; None: what WISERL_WAIT_SECONDS says, else 60.
 
         Raises:
             InputError: a worker count below 1, or an env that cannot be made.
@@ -166,6 +168,7 @@ class ProcessVector(VectorEnv):
         self.num_envs = num_envs
         num_workers = min(num_envs, num_workers or available_cores())
         bounds = np.linspace(0, num_envs, num_workers + 1).astype(int).tolist()
+        timeout = timeout or wait_seconds(_WORKER_SECONDS)
         memory_fd = _new_memory()
         self._workers: list[_Handle] = []
         self._close = weakref.finalize(self, _shut_down, self._workers)
