@@ -34,7 +34,10 @@ class Agent(ABC):
 
     @abstractmethod
     def update(self, *experience: Any) -> Any:
-        """Learn from one experience. Runs on the learner, once for each call the runners made, in rank order."""
+        """Learn from one experience. Runs on the learner, once for each call the runners made, in rank order.
+
+        Arrays in it may be written to, except where `ship_every` is 1: these are not copied.
+        """
 
     def _start_learning(self) -> None:  # noqa: B027  (an optional hook)
         """Called once, on the learner's instance only: the place for optimisers, targets and buffers."""

@@ -117,7 +117,7 @@ class LearnerService(ABC):
 
 
 def _writable(value: Any) -> Any:
-    """An agent may write into what it is given, as it may in one process; arrays that came through Ray are read-only."""
+    """An agent may write into what it is given, as in one process, where the handle copied it; what came through Ray is read-only."""
     return value.copy() if isinstance(value, np.ndarray) and not value.flags.writeable else value
 
 
