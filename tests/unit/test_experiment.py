@@ -72,6 +72,14 @@ def experiments(run_dir: Path | None) -> Iterator[experiment.Experiment]:
         yield experiment.Experiment(run, hyper, resume=False)
 
 
+def test_a_run_that_ends_before_its_first_update_says_so(tmp_path, capsys):
+    options = {"total_steps": 64, "envs": 2, "vector": "inline", "device": "cpu", "eval_episodes": 1, "quiet": True}
+    wiserl.train("dqn", "tests.envs:BoxObs", learning_starts=100, run_dir=tmp_path / "run", **options)
+    assert "before the first update (learning_starts=100); train for longer" in capsys.readouterr().err
+    wiserl.train("dqn", "tests.envs:BoxObs", learning_starts=10, run_dir=tmp_path / "other", **options)
+    assert "nothing was learned" not in capsys.readouterr().err
+
+
 def test_runs_started_together_have_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = "runs/ppo-tests.envs-BoxObs-s0"
@@ -206,7 +214,7 @@ def test_the_summary_says_what_happened(tmp_path, capsys):
 
 
 def test_runners_share_the_cores_between_their_env_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "available_cores", lambda: 7)
+    monkeypatch.setattr("wiserl.dist.local.available_cores", lambda: 7)
     options = {key: value for key, value in TINY.items() if key != "quiet"} | {"runners": 2, "envs": 4}
     run, hyper = experiment.read_options(
         "ppo", "CartPole-v1", None, None, {**options, "vector": "process", "run_dir": str(tmp_path / "run")}

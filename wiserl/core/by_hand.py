@@ -91,7 +91,7 @@ class RunByHand:
         self._summary: dict[str, Any] | None = None
         self.folder = experiment.folder
         self._wise_rl = WiseRL("local")
-        with experiment.noted():
+        with experiment.claimed.undone_by_bad_input():
             group = experiment.connect(self._wise_rl, experiment.resume)
         runner, _, self._scope = group.members[0]
         self.runner: GymRunner = runner

@@ -6,12 +6,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
-import json
 import re
-import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +27,15 @@ from wiserl.core.run_config import (
     run_options_of,
     with_defaults,
 )
+from wiserl.core.run_folder import claim, reopen, write_json
 from wiserl.core.training import TrainingAgent, TrainPlan
 from wiserl.dist.backend import RunnerGroup
 from wiserl.env.make import EnvLike, env_id, make_env
 from wiserl.env.multi_agent import read_spec
-from wiserl.env.pool import available_cores
 from wiserl.env.spaces import EnvSpec
 from wiserl.env.vector import choose_vector
 from wiserl.util.console import Console
+from wiserl.util.cores import available_cores
 from wiserl.util.errors import InputError, Interrupted, LearnerLost
 from wiserl.util.logging import MetricsWriter
 
@@ -89,7 +87,8 @@ class Experiment:
 
     Attributes:
         run: its options, what depends on the machine filled in.
-        folder: the run folder, claimed.
+        claimed: the run folder.
+        folder: its path.
         backend: `local` or `ray`.
         resume: whether it goes on from a checkpoint.
     """
@@ -103,10 +102,10 @@ class Experiment:
         self._spec: EnvSpec = dataclasses.replace(read_spec(probe, run.env), make=(run.env, run.env_kwargs))
         probe.close()
         algorithm(spec=self._spec, config=hyper)  # an env it cannot do is refused here, before anything is started
-        self._cores = max(available_cores() // run.runners, 1)  # for each runner's envs
         self._vector_reason = ""
         if run.vector == "auto":
-            vector, self._vector_reason = choose_vector(run.env, run.env_kwargs, run.envs, self._cores)
+            cores = max(available_cores() // run.runners, 1)  # of other machines nothing is known yet
+            vector, self._vector_reason = choose_vector(run.env, run.env_kwargs, run.envs, cores)
             run = dataclasses.replace(run, vector=vector)
         self._steps = algorithm.steps_per_fragment(hyper, run.sync, run.runners, run.envs)
         inflight = run.max_inflight or (1 if algorithm.on_policy else 2)
@@ -114,34 +113,12 @@ class Experiment:
         device = learner_device(run, self.backend)
         run = with_defaults(run, self._steps * run.runners * run.envs, device)
         self.run = dataclasses.replace(run, max_inflight=inflight)
-        self._found: set[Path] = set()  # what was in the folder before
-        self._made: list[Path] = []  # the folder, and those above it, unless they were there
-        self.folder = Path(str(run.run_dir)) if resume else self._claim_folder()
-
-    def _claim_folder(self) -> Path:
-        """Make the run folder, nobody else's: the one who creates `config.json` has it, and writes it at once.
-
-        Raises:
-            InputError: a folder that was asked for by name holds a run already.
-        """
-        run = self.run
-        name = run.run_dir or "runs/" + re.sub("[/:]", "-", f"{run.algo}-{env_id(run.env)}-s{run.seed}")
-        for number in itertools.count(1):
-            folder = Path(name if number == 1 else f"{name}-{number}")
-            if number > 1 and folder.exists():
-                continue
-            self._made = [path for path in (folder, *folder.parents) if not path.exists()]
-            folder.mkdir(parents=True, exist_ok=True)
-            self._found = set(folder.iterdir())
-            text = json.dumps(self._config(folder), indent=2)
-            with contextlib.suppress(FileExistsError), (folder / "config.json").open("x", encoding="utf-8") as file:
-                file.write(text)
-                return folder
-            if run.run_dir:
-                break
-        raise InputError(
-            f"'{folder}' holds a run already: go on with it by --resume {folder}, or choose another --run-dir"
-        )
+        if resume:
+            self.claimed = reopen(Path(str(run.run_dir)), self._config(Path(str(run.run_dir))))
+        else:
+            name = run.run_dir or "runs/" + re.sub("[/:]", "-", f"{run.algo}-{env_id(run.env)}-s{run.seed}")
+            self.claimed = claim(name, not run.run_dir, self._config)
+        self.folder = self.claimed.path
 
     def _config(self, folder: Path) -> dict[str, Any]:
         """What `config.json` holds."""
@@ -155,49 +132,10 @@ class Experiment:
             "transform": env_id(self._transform) if self._transform else None,
         }
 
-    @contextlib.contextmanager
-    def noted(self) -> Iterator[None]:
-        """Keep `config.json` true: after bad input that only shows inside, it is what it was before this run.
-
-        That is: a resumed run's is written anew, and put back. The folder of a new run is given back, unless something was
-        saved, so that the corrected command finds it free.
-
-        Raises:
-            InputError: the run to be resumed has another transform.
-        """
-        path = self.folder / "config.json"
-        config = self._config(self.folder)
-        before = json.loads(path.read_text(encoding="utf-8")) if self.resume else None
-        if before is not None:
-            if before.get("transform") != config["transform"]:
-                raise InputError(
-                    f"the run in '{self.folder}' has transform={before.get('transform')}, not {config['transform']}: resume it "
-                    "from Python with the transform it was begun with"
-                )
-            _write_json(path, config)
-        try:
-            yield
-        except InputError:
-            if before is not None:
-                _write_json(path, before)
-            elif not can_resume(self.folder):
-                self._give_folder_back()
-            raise
-
-    def _give_folder_back(self) -> None:
-        for path in set(self.folder.iterdir()) - self._found:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-        for folder in self._made:
-            with contextlib.suppress(OSError):  # somebody else has put something there
-                folder.rmdir()
-
     def execute(self, quiet: bool, json_summary: bool) -> dict[str, Any]:
         """Train, evaluate, write the summary."""
         run, folder = self.run, self.folder
-        with StopSignals() as signals, self.noted(), MetricsWriter(folder) as metrics:
+        with StopSignals() as signals, self.claimed.undone_by_bad_input(), MetricsWriter(folder) as metrics:
             console = Console(run.total_steps, quiet, json_summary)
             with console:
                 if self._vector_reason:
@@ -218,6 +156,13 @@ class Experiment:
                             f"`wiserl train {run.algo} {env_id(run.env)} --resume {folder}`")  # fmt: skip
             raise Interrupted(signum)
         console.summary(summary, folder)
+        if not summary["updates"]:
+            starts = getattr(self._hyper, "learning_starts", None)
+            later = "" if starts is None else f" (learning_starts={starts})"
+            console.warning(
+                f"nothing was learned: training ended after {summary['env_steps']:,} env steps, before the first update{later}; "
+                "train for longer"
+            )
         return summary
 
     def _train(self, monitor: Monitor) -> int:
@@ -255,8 +200,9 @@ class Experiment:
             AGENT, TrainingAgent, sync=run.sync, resource=resource, plan=self._plan(resume and can_resume(self.folder))
         )
         args = GymRunnerArgs(
-            AGENT, run.env, run.envs, self._steps, run.seed, run.vector, run.env_kwargs, self._transform, self._cores
-        )
+            AGENT, run.env, run.envs, self._steps, run.seed, run.vector, run.env_kwargs, self._transform,
+            workers=max(wise_rl.backend.cores() // run.runners, 1),
+        )  # fmt: skip
         return wise_rl.make_runner("runner", GymRunner, args, num=run.runners)
 
     def _plan(self, resume: bool) -> TrainPlan:
@@ -312,12 +258,5 @@ class Experiment:
             "learner_restarts": monitor.learner_restarts,
             "run_dir": str(self.folder),
         }
-        _write_json(self.folder / "summary.json", summary)
+        write_json(self.folder / "summary.json", summary)
         return summary
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    """Whole or not at all, whenever the program is killed."""
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(json.dumps(value, indent=2), encoding="utf-8")
-    partial.replace(path)

@@ -123,6 +123,10 @@ class Backend(Protocol):
         """Call a method of a learner's agent."""
         ...
 
+    def cores(self) -> int:
+        """Cores that runners may use, over all machines."""
+        ...
+
     def close(self) -> None:
         """End everything this backend started."""
         ...

@@ -17,6 +17,7 @@ from wiserl.core.handle import AgentHandle
 from wiserl.core.learner import Ack, Learner, Shipment
 from wiserl.core.runner import Runner, construct_runner
 from wiserl.dist.backend import RunnerContext, RunnerGroup, current_runner, limit_threads
+from wiserl.util.cores import available_cores
 from wiserl.util.errors import InputError, WaitTimeout, nearest
 from wiserl.util.variables import wait_seconds
 
@@ -121,6 +122,10 @@ class LocalBackend:
     def call(self, name: str, method: str, *args: Any) -> Any:
         """Call a method of a learner's agent."""
         return self._find(name).call(method, *args)
+
+    def cores(self) -> int:
+        """Those that this process may use."""
+        return available_cores()
 
     def close(self) -> None:
         """Forget all agents."""

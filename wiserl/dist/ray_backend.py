@@ -123,6 +123,10 @@ def _enter_actor_process(session: _Session, place: tuple[int, int, int] = (-1, 0
     return backend
 
 
+def _cpus_by_node() -> dict[str, float]:
+    return {node["NodeID"]: node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]}
+
+
 def _asks(resource: Mapping[str, Any]) -> bool:
     """Whether an actor's options ask for anything: Ray heeds soft wishes about the node only then."""
     return any(resource.get(key) for key in ("num_cpus", "num_gpus", "memory", "resources"))
@@ -208,7 +212,7 @@ class _Member:
         # After a death the node may be gone, and Ray may not know it yet: the choice is left to Ray.
         if _asks(self._resource) or self.incarnation:
             return "SPREAD"
-        cpus = {node["NodeID"]: node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]}
+        cpus = _cpus_by_node()
         node = list(cpus)[share_out(self._world_size, list(cpus.values()))[self.rank]]
         return NodeAffinitySchedulingStrategy(node, soft=False)
 
@@ -343,6 +347,10 @@ class RayBackend:
     def call(self, name: str, method: str, *args: Any) -> Any:
         """Call a method of a learner's agent."""
         return self.control(name, "call", method, *args)
+
+    def cores(self) -> int:
+        """The CPUs of the nodes that are alive, by which runners are shared out."""
+        return int(sum(_cpus_by_node().values()))
 
     def close(self) -> None:
         """End every actor of this session, and leave the cluster; Ray ends it if it was started here."""

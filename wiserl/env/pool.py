@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from wiserl.env.make import EnvLike, env_id
 from wiserl.env.pool_worker import BIND, DONE, MAKE, QUIT, RESET, RESULT, STEP, receive, send, shared_rows
 from wiserl.env.vector import VectorEnv, VectorKind, VectorStep, step_result
+from wiserl.util.cores import available_cores
 from wiserl.util.errors import ActorLost, InputError, WaitTimeout
 from wiserl.util.variables import wait_seconds
 
@@ -237,8 +238,3 @@ class ProcessVector(VectorEnv):
     def close(self) -> None:
         """End the workers: asked first, killed after 2 s."""
         self._close()
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,108 @@
+"""The folder of a run: claimed, so that two runs started together do not share one, and given back after bad input."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wiserl.core.checkpoint import can_resume
+from wiserl.util.errors import InputError
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder, with its `config.json`.
+
+    Attributes:
+        path: the folder.
+        before: what `config.json` held when the run was resumed; None for a new run.
+        made: the folder and those above it, as far as they were not there.
+        found: what was in the folder.
+    """
+
+    path: Path
+    before: dict[str, Any] | None = None
+    made: tuple[Path, ...] = ()
+    found: frozenset[Path] = frozenset()
+
+    @contextlib.contextmanager
+    def undone_by_bad_input(self) -> Iterator[None]:
+        """After an InputError inside: `config.json` is what it was before the run was resumed; the folder of a new run is
+        given back, unless something was saved, so that the corrected command finds it free.
+        """
+        try:
+            yield
+        except InputError:
+            if self.before is not None:
+                write_json(self.path / CONFIG, self.before)
+            elif not can_resume(self.path):
+                self._give_back()
+            raise
+
+    def _give_back(self) -> None:
+        for path in set(self.path.iterdir()) - self.found:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        for folder in self.made:
+            with contextlib.suppress(OSError):  # somebody else has put something there
+                folder.rmdir()
+
+
+def claim(name: str, numbered: bool, config: Callable[[Path], dict[str, Any]]) -> RunFolder:
+    """A folder for a new run, nobody else's: the one who creates `config.json` has it.
+
+    Args:
+        name: its path.
+        numbered: where that holds a run already, take the first free one of `name-2`, `name-3`, ...
+        config: what `config.json` is to hold, given the folder.
+
+    Raises:
+        InputError: the folder holds a run already, and is not `numbered`.
+    """
+    for number in itertools.count(1):
+        path = Path(name if number == 1 else f"{name}-{number}")
+        if number > 1 and path.exists():
+            continue
+        made = tuple(folder for folder in (path, *path.parents) if not folder.exists())
+        path.mkdir(parents=True, exist_ok=True)
+        folder = RunFolder(path, None, made, frozenset(path.iterdir()))
+        text = json.dumps(config(path), indent=2)
+        with contextlib.suppress(FileExistsError), (path / CONFIG).open("x", encoding="utf-8") as file:
+            file.write(text)
+            return folder
+        if not numbered:
+            break
+    raise InputError(f"'{path}' holds a run already: go on with it by --resume {path}, or choose another --run-dir")
+
+
+def reopen(path: Path, config: dict[str, Any]) -> RunFolder:
+    """The folder of a run that goes on, with a new `config.json`.
+
+    Raises:
+        InputError: the run has another transform.
+    """
+    before = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    if before.get("transform") != config["transform"]:
+        raise InputError(
+            f"the run in '{path}' has transform={before.get('transform')}, not {config['transform']}: resume it from Python with "
+            "the transform it was begun with"
+        )
+    write_json(path / CONFIG, config)
+    return RunFolder(path, before)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Whole or not at all, whenever the program is killed."""
+    partial = path.with_name(f".{path.name}")
+    partial.write_text(json.dumps(value, indent=2), encoding="utf-8")
+    partial.replace(path)
