@@ -25,6 +25,7 @@ EXTRAS = {
         "ruff>=0.6",
         "types-PyYAML",
         "psutil>=5.9",
+        "stable-baselines3>=2.6",  # updates are held against its own
         "scipy>=1.11",
     ],
 }

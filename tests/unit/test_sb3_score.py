@@ -6,11 +6,8 @@ import click
 import numpy as np
 import pytest
 
-from wiserl.ops.noise import ActionNoise
-
-pytest.importorskip("stable_baselines3")
-
 from benchmarks.sb3_score import hyperparameters
+from wiserl.ops.noise import ActionNoise
 
 
 @pytest.mark.parametrize("algo", ["dqn", "sac", "td3", "ddpg"])
