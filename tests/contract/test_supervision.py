@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wiserl.dist.backend import Failure, RunnerGroup
+from wiserl.dist.backend import RunnerGroup
 from wiserl.dist.cluster import check_room, share_out
 from wiserl.dist.supervise import supervise
 from wiserl.util.errors import ActorLost, PlacementError
+from wiserl.util.failure import Failure
 
 PREPARED = ["agent"]
 

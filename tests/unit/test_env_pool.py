@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 from tests.envs import BoxObs, DyingAgents
-from wiserl.env.pool import ProcessVector, RemoteTraceback
+from wiserl.env.pool import ProcessVector
 from wiserl.util.errors import ActorLost, EnvError, InputError, WaitTimeout
+from wiserl.util.failure import RemoteTraceback
 
 ROOT = Path(__file__).parents[2]
 ACTIONS = np.zeros((2, 1), np.int64)

@@ -21,7 +21,8 @@ from wiserl.core.agent import Agent
 from wiserl.core.handle import AgentHandle
 from wiserl.core.learner import Ack
 from wiserl.core.runner import Runner
-from wiserl.dist.backend import Failure, RunnerContext, RunnerGroup, limit_threads
+from wiserl.dist.backend import RunnerContext, RunnerGroup, limit_threads
+from wiserl.util.failure import Failure
 from wiserl.dist.cluster import check_room, find_cluster, share_out, signals_later
 from wiserl.dist.service import LearnerService, RemoteLink, RunnerService
 from wiserl.dist.supervise import supervise

@@ -14,7 +14,8 @@ import numpy as np
 
 from wiserl.core.learner import Ack, Learner, Shipment
 from wiserl.core.runner import Runner, construct_runner
-from wiserl.dist.backend import Failure, RunnerContext
+from wiserl.dist.backend import RunnerContext
+from wiserl.util.failure import Failure
 from wiserl.dist.weights import Packed, walk
 
 INLINE_BYTES = 100_000

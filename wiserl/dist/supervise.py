@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from wiserl.dist.backend import Failure, RunnerGroup
+from wiserl.dist.backend import RunnerGroup
+from wiserl.util.failure import Failure
 from wiserl.util.errors import ActorLost
 
 log = logging.getLogger("wiserl")

@@ -21,16 +21,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from wiserl.core.batch import Array
 from wiserl.env.make import EnvLike, env_id
 from wiserl.env.pool_worker import BIND, DONE, MAKE, QUIT, RESET, RESULT, STEP, receive, send, shared_rows
 from wiserl.env.vector import VectorEnv, VectorKind, VectorStep, step_result
 from wiserl.util.cores import available_cores
-from wiserl.util.errors import ActorLost, InputError, WaitTimeout
+from wiserl.util.errors import ActorLost, EnvError, InputError, WaitTimeout
 from wiserl.util.variables import wait_seconds
-
-Array = NDArray[Any]
 
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[3]); from wiserl.env.pool_worker import serve; "
@@ -38,10 +36,6 @@ _BOOT = (
 )
 _CLOSE_SECONDS = 2.0
 _WORKER_SECONDS = 60.0
-
-
-class RemoteTraceback(Exception):
-    """The traceback of an exception in a worker process, as text: the `__cause__` of the exception raised here."""
 
 
 class _Handle:
@@ -77,7 +71,7 @@ class _Handle:
         except ConnectionError as error:
             raise self._lost() from error
 
-    def answer(self, doing: str) -> tuple[Any, Exception | None]:
+    def answer(self, doing: str) -> tuple[Any, BaseException | None]:
         """Wait for the answer to the last command: its result, or the exception that the worker raised."""
         try:
             kind = self.sock.recv(1)
@@ -95,9 +89,7 @@ class _Handle:
             raise self._lost() from error
         if kind == RESULT:
             return value, None
-        raised, text = value
-        raised.__cause__ = RemoteTraceback(f"\n\nin {self}:\n{text}")
-        return None, raised
+        return None, value.error(f"in {self}:", EnvError)
 
     def _lost(self) -> ActorLost:
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -9,22 +9,18 @@ import signal
 import socket
 import threading
 import time
-import traceback
 from dataclasses import fields
 from mmap import mmap
 from typing import Any
 
 import cloudpickle
 import numpy as np
-from numpy.typing import NDArray
 
-from wiserl.core.batch import tree_map
+from wiserl.core.batch import Array, tree_map
 from wiserl.env.multi_agent import RowBuffers
 from wiserl.env.spaces import ActionCodec, EnvSpec
 from wiserl.env.vector import InlineVector
-from wiserl.util.errors import EnvError
-
-Array = NDArray[Any]
+from wiserl.util.failure import Failure
 
 MAKE, BIND, RESET, STEP, QUIT = b"m", b"b", b"r", b"s", b"q"
 DONE, RESULT, RAISED = b"o", b"p", b"x"
@@ -105,7 +101,7 @@ def serve(sock_fd: int, memory_fd: int) -> None:
             try:
                 result = worker.run(command, sock)
             except Exception as error:
-                send(sock, RAISED, _portable(error))
+                send(sock, RAISED, Failure.capture(error))
                 continue
             if result is None:
                 sock.sendall(DONE)
@@ -147,16 +143,6 @@ class _Worker:
     def close(self) -> None:
         if self._vector is not None:
             self._vector.close()
-
-
-def _portable(error: Exception) -> tuple[Exception, str]:
-    """An exception and its traceback in a form that survives the way; an EnvError with its text where it would not."""
-    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    try:
-        pickle.loads(cloudpickle.dumps(error))
-    except Exception:
-        return EnvError(f"{type(error).__qualname__}: {error} (the exception itself cannot be pickled)"), text
-    return error, text
 
 
 def _portable_info(info: dict[str, Any]) -> dict[str, Any]:
