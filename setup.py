@@ -15,7 +15,7 @@ EXTRAS = {
     "server": ["grpcio>=1.60", "protobuf>=4.25", "fastapi>=0.110", "uvicorn>=0.29"],
     "wandb": ["wandb>=0.17"],
     "aim": ["aim>=3.20"],
-    "bench": ["stable-baselines3>=2.6", "ray[rllib]>=2.40", "psutil>=5.9"],
+    "bench": ["stable-baselines3>=2.7", "ray[rllib]>=2.40", "psutil>=5.9"],
     "dev": [
         "pytest>=8",
         "pytest-timeout>=2.3",
@@ -25,7 +25,7 @@ EXTRAS = {
         "ruff>=0.6",
         "types-PyYAML",
         "psutil>=5.9",
-        "stable-baselines3>=2.6",  # updates are held against its own
+        "stable-baselines3>=2.7",  # updates are held against its own
         "scipy>=1.11",
     ],
 }

@@ -128,19 +128,23 @@ class Batched(Tally):
 
 
 class Getter(Runner):
-    """Gets the agent named "agent" anew before each of 100 updates, by turns to act here and there.
+    """Gets the `Batched` agent named "agent" anew before each of 100 updates, by turns to act here and there.
 
-    `args`: whether it gets it in `__init__`, too.
+    `args`: whether it gets it in `__init__`, too; whether the agent is a sync one.
     """
 
-    def __init__(self, args: bool, local_rank: int = 0) -> None:
-        if args:
+    def __init__(self, args: tuple[bool, bool], local_rank: int = 0) -> None:
+        super().__init__(args, local_rank)
+        in_init, self.sync = args
+        if in_init:
             WiseRL().get_agent("agent")
 
     def run(self) -> None:
         for step in range(100):
             agent = WiseRL().get_agent("agent", inference=("runner", "learner")[step % 2])
             agent.update()
+            if self.sync and (step + 1) % (2 * Batched.ship_every) == 0:  # both handles have just shipped
+                assert agent.choose_action()[0] == (step + 1) * self.world_size
 
 
 class Placer(Runner):

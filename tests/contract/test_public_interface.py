@@ -9,12 +9,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.contract.agents import Batched, Getter, Stepper, Tally, Unfollowed
+from tests.contract.conftest import RayCluster
 from tests.contract.harness import kill_when_there, marked, wait_for
 from wiserl import WiseRL
 from wiserl.util.errors import InputError
@@ -126,8 +128,16 @@ def test_an_agent_may_be_got_many_times_and_every_update_is_learned_from(
     wise_rl: WiseRL, sync: bool, in_init: bool
 ) -> None:
     wise_rl.make_agent("agent", Batched, sync=sync)
-    wise_rl.start_all_runners(wise_rl.make_runner("getter", Getter, in_init, num=2))
+    wise_rl.start_all_runners(wise_rl.make_runner("getter", Getter, (in_init, sync), num=2))
     assert wise_rl.get_agent("agent").choose_action()[0] == 200
+
+
+@pytest.mark.ray
+def test_runners_on_ray_share_the_cores_of_the_cluster(cluster: RayCluster) -> None:
+    import ray
+
+    with closing(WiseRL("ray")) as wise_rl:
+        assert wise_rl.backend.cores() == int(ray.cluster_resources()["CPU"])
 
 
 def test_a_call_of_an_agent_that_is_not_there_names_those_that_are(wise_rl: WiseRL) -> None:
@@ -156,7 +166,7 @@ def test_a_variable_that_is_no_number_is_refused_by_name_before_anything_is_star
 
 def test_a_sync_agent_is_got_in_init_or_not_at_all(wise_rl: WiseRL) -> None:
     wise_rl.make_agent("agent", Batched)
-    runners = wise_rl.make_runner("getter", Getter, False, num=2)
+    runners = wise_rl.make_runner("getter", Getter, (False, True), num=2)
     with pytest.raises(InputError, match=r"runner \d got agent 'agent' in run for the first time: get it in __init__"):
         wise_rl.start_all_runners(runners)
 
@@ -165,7 +175,7 @@ def test_the_script_gets_the_newest_weights_each_time(wise_rl: WiseRL) -> None:
     wise_rl.make_agent("agent", Batched)
     before = wise_rl.get_agent("agent")
     assert before.choose_action()[0] == 0
-    wise_rl.start_all_runners(wise_rl.make_runner("getter", Getter, True))
+    wise_rl.start_all_runners(wise_rl.make_runner("getter", Getter, (True, True)))
     after = wise_rl.get_agent("agent")
     assert after is before
     assert after.choose_action()[0] == 100

@@ -368,6 +368,11 @@ def test_spread_over_streams_all_transitions_stay_and_cuts_bootstrap(
     )
     numbers = [len(fragment["reward"]) for fragment in spread(fragments, streams) if fragment["stream"][0] == 0]
     assert sum(numbers) == min(-(-total // streams), total)
+    whole = list(spread(fragments, streams, whole_episodes=True))
+    assert replayed_from(whole, streams, capacity=total * streams) == replayed(source)
+    ends = {int(part["stream"][0]): bool((part["terminated"] | part["truncated"])[-1, 0, 0]) for part in whole}
+    assert all(ends.values())  # as all episodes here do
+    assert set(ends) == set(range(len(ends)))
 
 
 def test_windows_stop_where_a_stream_ends(tmp_path: Path) -> None:
@@ -389,12 +394,13 @@ def test_more_streams_than_transitions(tmp_path: Path) -> None:
 
 def test_extras_are_read_by_name(tmp_path: Path) -> None:
     arrays = joined(episodes(np.random.default_rng(0), 3))
-    value = np.arange(len(arrays["rewards"]), dtype=np.float32)
+    value = np.arange(len(arrays["rewards"]), dtype=np.float64)
     source = saved(tmp_path, arrays | {"value": value})
     replay = Replay(100, 1, seed=0, extras=("value",))
     for fragment in spread(list(load_dataset(source, SPEC, ("value",))), 1):
         replay.add(fragment)
     batch = replay.sample(500)
+    assert batch["value"].dtype == np.float32  # as what an algorithm chooses is
     at = {float(obs): float(number) for obs, number in zip(arrays["observations"][:, 0], value, strict=True)}
     assert [at[obs] for obs in batch["obs"].ravel().tolist()] == batch["value"].ravel().tolist()
 

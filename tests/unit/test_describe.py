@@ -24,7 +24,7 @@ class Config(Base):
     kind: Literal["linear", "none"] = "none"  # how it falls
     bound: PositiveFloat | None = None  # on the norm
     others: dict[str, Any] = field(default_factory=dict)  # [n] of them
-    share: Annotated[float, Meta(ge=0, lt=1)] | Literal["auto"] = "auto"
+    share: Annotated[float, "of all", Meta(ge=0, lt=1)] | Literal["auto"] = "auto"
     on: bool = True
 
 

@@ -94,6 +94,12 @@ def test_a_stack_of_images_is_one_image_of_all_their_channels():
     assert plain(images[:, 0, :, :, 0]).shape == (5, 512)
 
 
+@pytest.mark.parametrize("space", [spaces.Box(0, 2, (16, 17), np.uint8), spaces.Box(0, 255, (6, 7), np.uint8)], ids=str)
+def test_boards_are_no_images(space):
+    assert not is_image(space)
+    assert Encoder(space, (8, 5), "tanh").size == 5
+
+
 def test_discrete_entries_are_one_hot():
     encoder = Encoder(spaces.MultiDiscrete([2, 3]), (), "tanh")
     assert encoder(torch.tensor([[1, 2], [0, 0]])).tolist() == [[0, 1, 0, 0, 1], [1, 0, 1, 0, 0]]

@@ -17,6 +17,7 @@ from tests.envs import Chain
 from wiserl.core import experiment
 from wiserl.core.checkpoint import open_checkpoint
 from wiserl.core.registry import WiseRL
+from wiserl.core.run_folder import claim
 from wiserl.util.console import Console
 from wiserl.util.errors import InputError
 
@@ -113,6 +114,47 @@ def test_a_folder_that_was_there_is_given_back_as_it_was(tmp_path):
         train(run_dir=tmp_path, transform=spoil)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     train(run_dir=tmp_path)
+
+
+def test_what_others_put_into_the_folder_meanwhile_stays(tmp_path):
+    def meanwhile(fragment: Any) -> None:
+        (tmp_path / "run" / "other" / "checkpoints").mkdir(parents=True)
+        (tmp_path / "run" / "notes.txt").touch()
+
+    with pytest.raises(InputError, match="transform returned None"):
+        train(run_dir=tmp_path / "run", transform=meanwhile)
+    assert sorted(path.name for path in (tmp_path / "run").rglob("*")) == ["checkpoints", "notes.txt", "other"]
+
+
+def test_a_folder_that_a_rival_claims_at_the_same_moment_is_his(tmp_path):
+    def config(path: Path) -> dict[str, Any]:
+        if not (path / "config.json").exists():
+            (path / "config.json").write_text("{}")  # after this one has looked, before it writes
+        return {"mine": True}
+
+    with pytest.raises(InputError, match="holds a run already"):
+        claim(str(tmp_path / "run"), False, config)
+    assert [(path.name, path.read_text()) for path in (tmp_path / "run").iterdir()] == [("config.json", "{}")]
+
+
+@pytest.mark.parametrize(("good", "kept"), [(0, False), (6, True)])
+def test_config_json_of_a_resumed_run_tells_of_the_checkpoints_there_are(tmp_path, good, kept):
+    """However it ends: what was changed is in it once something was saved with it, and not before."""
+    calls = itertools.count()
+
+    def doubtful(fragment: Any) -> Any:
+        if next(calls) < first + good:
+            return fragment
+        raise KeyboardInterrupt
+
+    first = 10**6
+    train(run_dir=tmp_path / "run", transform=doubtful)
+    first = next(calls)
+    with pytest.raises(KeyboardInterrupt):
+        train(resume=tmp_path / "run", transform=doubtful, total_steps=1024, learning_rate=0.5, checkpoint_every=32)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["hyperparameters"]["learning_rate"] == 0.5) == kept
+    assert (open_checkpoint(tmp_path / "run").manifest["config"]["learning_rate"] == 0.5) == kept
 
 
 def test_what_was_saved_before_bad_input_showed_stays(tmp_path):

@@ -173,6 +173,15 @@ def test_a_second_group_of_runners_waits_for_its_own_rounds():
     assert not learner.settled(shipment)
 
 
+def test_what_a_second_group_ships_while_it_is_made_is_learned_from():
+    learner = Learner("a", Recorder(), sync=True)
+    learner.expect({0})
+    learner.offer(ship(0, 0, "first", incarnation=1))  # of a runner that was restarted
+    learner.leave(0)
+    learner.offer(ship(0, 0, "second"))
+    assert seen(learner) == ["first", "second"]
+
+
 def test_expecting_ranks_anew_forgets_half_a_round():
     learner = Learner("a", Recorder(), sync=True)
     learner.expect({0, 1})

@@ -122,6 +122,29 @@ def test_a_share_of_nothing_is_refused(tmp_path, share, rows):
         make_plain(dataset_share=share)
 
 
+def test_a_data_set_of_stacked_frames_is_spread_in_whole_episodes(tmp_path):
+    space = spaces.Box(0, 255, (2, 3), np.uint8)
+    spec = dataclasses.replace(make_spec(space), frame_stack=2)
+    frames = np.random.default_rng(0).integers(0, 255, (3, 11, 3), np.uint8)
+    first = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
+    stacks = np.stack([first, frames], axis=2)  # of 3 episodes of 10 steps, the first frame twice
+    ends = np.tile(np.arange(10) == 9, 3)
+    arrays = {"observations": stacks[:, :-1].reshape(30, 2, 3), "next_observations": stacks[:, 1:].reshape(30, 2, 3)}
+    arrays |= {"actions": np.zeros(30, int), "rewards": np.zeros(30), "terminations": ends, "truncations": ends & False}
+    np.savez(tmp_path / "own.npz", **arrays)
+
+    def load(buffer_size: int, streams: int) -> Plain:
+        config = OffPolicyConfig(dataset=str(tmp_path / "own.npz"), buffer_size=buffer_size)
+        agent = Plain(spec=spec, config=config, num_streams=streams, total_steps=1000)
+        agent._start_learning()
+        return agent
+
+    for streams in (1, 2, 3, 4):
+        assert len(load(100, streams).replay) == 30
+    with pytest.raises(InputError, match="has 30 transitions, buffer_size=30 over 2 envs holds fewer"):
+        load(30, 2)  # whole episodes: 20 in the first
+
+
 def test_a_data_set_that_is_no_stack_of_frames_is_refused_by_name(tmp_path):
     space = spaces.Box(0, 255, (4, 6, 6), np.uint8)
     spec = dataclasses.replace(make_spec(space), frame_stack=4)

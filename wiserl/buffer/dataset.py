@@ -8,7 +8,7 @@ Arrays of an `.npz`, N transitions in the order in which they were made, one epi
 - `terminations [N]` and `truncations [N]`, bool (`terminals` and `timeouts`, D4RL's names, are understood)
 - `next_observations [N, ...]`, like observations; may be left out
 
-Arrays named by `extras` are read as they are, `[N, ...]`; others are ignored. With `next_observations` all transitions are
+Arrays named by `extras` are read, too, `[N, ...]`; others are ignored. With `next_observations` all transitions are
 used, in whatever order they are: where one is not what the next transition begins with, the episode counts as truncated
 there. Without them the next observation of a transition is the observation of the one after it. A truncated transition then
 has none, and neither has the file's last one; they are dropped, and the transition before such a one counts as truncated. A
@@ -64,33 +64,35 @@ def load_dataset(source: str, spec: EnvSpec, extras: Sequence[str] = ()) -> Iter
     return _fragments(_read_npz(source, spec, extras))
 
 
-def spread(fragments: Sequence[Fragment], num_streams: int) -> Iterator[Fragment]:
-    """The same transitions over several streams, as many in each but for the last ones, in order.
-
-    Where one stream ends and the next begins, an episode that goes on counts as truncated.
+def spread(fragments: Sequence[Fragment], num_streams: int, whole_episodes: bool = False) -> Iterator[Fragment]:
+    """The same transitions over several streams, in order, as many in each but for the last ones.
 
     Args:
         fragments: of one stream, at least one.
         num_streams: numbers of streams go from 0 to this.
+        whole_episodes: a stream begins where an episode does, and may have more than its part. Otherwise an episode that goes
+            on where a stream ends counts as truncated there.
     """
     quota = -(-sum(len(fragment["reward"]) for fragment in fragments) // num_streams)
     stream, room = 0, quota
-    for fragment in fragments:
-        while True:
-            first, rest = (fragment, None) if len(fragment["reward"]) <= room else _split(fragment, room)
+    for rest in fragments:
+        while len(rest["reward"]):
+            cut = max(room, 1)
+            if whole_episodes:
+                ended = (rest["terminated"] | rest["truncated"])[cut - 1 :, 0, 0]
+                cut += int(ended.argmax()) if ended.any() else len(ended)
+            first, rest = _split(rest, cut)
             if room == quota:
-                first = {**first, "fresh": np.array([True])}
+                first["fresh"] = np.array([True])
             yield {**first, "stream": np.array([stream])}
             room -= len(first["reward"])
-            if not room:
+            over = first["terminated"][-1, 0, 0] | first["truncated"][-1, 0, 0]
+            if room <= 0 and (over or not whole_episodes):
                 stream, room = stream + 1, quota
-            if rest is None:
-                break
-            fragment = rest
 
 
 def _split(fragment: Fragment, at: int) -> tuple[Fragment, Fragment]:
-    """The first `at` steps and the others, of a fragment that has more."""
+    """The first `at` steps and the others, of a fragment that may have fewer."""
     early = fragment["final_at"][:, 0] < at
     parts = []
     for steps, ends, shift in ((slice(at), early, 0), (slice(at, None), ~early, at)):
@@ -100,9 +102,10 @@ def _split(fragment: Fragment, at: int) -> tuple[Fragment, Fragment]:
         final = tree_map(lambda leaf, ends=ends: leaf[ends], fragment["final_obs"])
         once = {name: fragment[name] for name in _ONCE}
         parts.append({**once, **along, "final_obs": final, "final_at": fragment["final_at"][ends] - [shift, 0]})
-    # What follows a step that goes on is what the next one begins with; after an end nobody looks.
-    parts[0]["last_obs"] = tree_map(lambda leaf: leaf[at], fragment["obs"])
-    parts[1]["fresh"] = np.array([False])
+    if len(parts[1]["reward"]):
+        # What follows a step that goes on is what the next one begins with; after an end nobody looks.
+        parts[0]["last_obs"] = tree_map(lambda leaf: leaf[at], fragment["obs"])
+        parts[1]["fresh"] = np.array([False])
     return parts[0], parts[1]
 
 

@@ -79,13 +79,13 @@ class ArrayReader:
         return codec.from_env(np.clip(given, space.low, space.high))
 
     def extra(self, name: str) -> Array:
-        """An array that the algorithm has a use for, as it is."""
+        """An array that the algorithm has a use for; numbers with a point as float32, which networks have."""
         array = self._named(name)
         if array.ndim == 0 or len(array) != self.total or array.dtype.kind not in "biuf":
             self._refuse(
                 name, f"is {array.dtype} {list(array.shape)}", f"numbers [{self.total}, ...] (N = number of rewards)"
             )
-        return array
+        return array.astype(np.float32) if array.dtype.kind == "f" else array
 
     def _check_counts(self, name: str, counts: Array, space: Space) -> None:
         """Refuse numbers that a Discrete, MultiDiscrete or MultiBinary space does not have; `counts` begin at 0."""

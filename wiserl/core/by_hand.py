@@ -92,11 +92,11 @@ class RunByHand:
         self.folder = experiment.folder
         self._wise_rl = WiseRL("local")
         with experiment.claimed.undone_by_bad_input():
+            self._metrics = MetricsWriter(self.folder)
             group = experiment.connect(self._wise_rl, experiment.resume)
         runner, _, self._scope = group.members[0]
         self.runner: GymRunner = runner
         self.learner: TrainingAgent = self._call("itself")
-        self._metrics = MetricsWriter(self.folder)
         # Never entered: signals do to the caller's loop what they always do.
         console, signals = Console(run.total_steps, quiet=True), StopSignals()
         self._monitor = Monitor(run, self.folder, console, self._metrics, signals, local=True)

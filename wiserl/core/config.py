@@ -126,6 +126,6 @@ def parse_value(text: str) -> Any:
 
 
 def to_plain(config: Any) -> dict[str, Any]:
-    """A config dataclass as JSON-able values; infinity, which JSON has not, as text, which `make_config` reads."""
+    """A config dataclass as JSON-able values; infinity in a field, which JSON has not, as text, which `make_config` reads."""
     plain: dict[str, Any] = msgspec.to_builtins(config)
     return {name: str(value) if value in (math.inf, -math.inf) else value for name, value in plain.items()}

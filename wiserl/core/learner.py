@@ -92,6 +92,8 @@ class Learner:
         """
         self._expected.discard(rank)
         self._run_full_round()
+        if not self._expected:
+            self._settled.clear()  # the next runners may ship while they are made, before `expect`
 
     def missing(self) -> list[int]:
         """Ranks that the current round waits for."""

@@ -160,16 +160,16 @@ class OffPolicy(Algorithm):
                 )
             kept, streams = self._make_replay(count + 1, 1, "dataset"), 1
             self.replay = MixedReplay([(own, 1.0 - share), (kept, share)])
-        elif count > config.buffer_size // streams * streams:
+        try:
+            for fragment in spread(fragments, streams, whole_episodes=bool(self.spec.frame_stack)):
+                kept.add(fragment)
+        except ValueError as error:
+            raise InputError(f"data set '{config.dataset}' does not fit into the replay: {error}") from error
+        if len(kept) < count:
             raise InputError(
                 f"data set '{config.dataset}' has {count} transitions, buffer_size={config.buffer_size} over {streams} envs holds "
                 f"fewer: raise buffer_size, or keep the data set beside the replay by dataset_share"
             )
-        try:
-            for fragment in spread(fragments, streams):
-                kept.add(fragment)
-        except ValueError as error:
-            raise InputError(f"data set '{config.dataset}' does not fit into the replay: {error}") from error
 
     def _goal_reward(self) -> GoalReward:
         if self.spec.make is None:

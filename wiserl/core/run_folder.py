@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from wiserl.core.checkpoint import can_resume
 from wiserl.util.errors import InputError
 
 CONFIG = "config.json"
+_OURS = (CONFIG, f".{CONFIG}*", "metrics.csv", "events.out.tfevents.*", "checkpoints", "summary.json")
 
 
 @dataclass(frozen=True)
@@ -24,31 +26,35 @@ class RunFolder:
     Attributes:
         path: the folder.
         before: what `config.json` held when the run was resumed; None for a new run.
+        checkpoint: the last checkpoint at that time, if there was one.
         made: the folder and those above it, as far as they were not there.
         found: what was in the folder.
     """
 
     path: Path
     before: dict[str, Any] | None = None
+    checkpoint: Path | None = None
     made: tuple[Path, ...] = ()
     found: frozenset[Path] = frozenset()
 
     @contextlib.contextmanager
     def undone_by_bad_input(self) -> Iterator[None]:
-        """After an InputError inside: `config.json` is what it was before the run was resumed; the folder of a new run is
-        given back, unless something was saved, so that the corrected command finds it free.
+        """After an InputError inside, the folder of a new run is given back, unless something was saved, so that the corrected
+        command finds it free. However a resumed run ends, `config.json` is what it was if nothing was saved since: it always
+        tells of the checkpoints there are.
         """
         try:
             yield
-        except InputError:
+        except BaseException as error:
             if self.before is not None:
-                write_json(self.path / CONFIG, self.before)
-            elif not can_resume(self.path):
+                if _last_checkpoint(self.path) == self.checkpoint:
+                    write_json(self.path / CONFIG, self.before)
+            elif isinstance(error, InputError) and not can_resume(self.path):
                 self._give_back()
             raise
 
     def _give_back(self) -> None:
-        for path in set(self.path.iterdir()) - self.found:
+        for path in {path for name in _OURS for path in self.path.glob(name)} - self.found:
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -75,11 +81,15 @@ def claim(name: str, numbered: bool, config: Callable[[Path], dict[str, Any]]) -
             continue
         made = tuple(folder for folder in (path, *path.parents) if not folder.exists())
         path.mkdir(parents=True, exist_ok=True)
-        folder = RunFolder(path, None, made, frozenset(path.iterdir()))
-        text = json.dumps(config(path), indent=2)
-        with contextlib.suppress(FileExistsError), (path / CONFIG).open("x", encoding="utf-8") as file:
-            file.write(text)
+        folder = RunFolder(path, made=made, found=frozenset(path.iterdir()))
+        partial = _written(path / CONFIG, config(path))
+        try:
+            os.link(partial, path / CONFIG)  # whole, and only if there is none
             return folder
+        except FileExistsError:
+            pass
+        finally:
+            partial.unlink()
         if not numbered:
             break
     raise InputError(f"'{path}' holds a run already: go on with it by --resume {path}, or choose another --run-dir")
@@ -97,12 +107,21 @@ def reopen(path: Path, config: dict[str, Any]) -> RunFolder:
             f"the run in '{path}' has transform={before.get('transform')}, not {config['transform']}: resume it from Python with "
             "the transform it was begun with"
         )
+    checkpoint = _last_checkpoint(path)
     write_json(path / CONFIG, config)
-    return RunFolder(path, before)
+    return RunFolder(path, before, checkpoint)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Whole or not at all, whenever the program is killed."""
-    partial = path.with_name(f".{path.name}")
+    _written(path, value).replace(path)
+
+
+def _written(path: Path, value: dict[str, Any]) -> Path:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(json.dumps(value, indent=2), encoding="utf-8")
-    partial.replace(path)
+    return partial
+
+
+def _last_checkpoint(path: Path) -> Path | None:
+    return (path / "checkpoints" / "last").resolve() if can_resume(path) else None

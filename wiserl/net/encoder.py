@@ -65,12 +65,14 @@ def orthogonal_(module: nn.Module, gain: float = math.sqrt(2)) -> None:
 
 
 def is_image(space: spaces.Space[object]) -> bool:
-    """Whether a space is a Box of three axes, one of them (first or last) the channels; or, of uint8, of two axes (one channel)
-    or four (a stack of images).
+    """Whether a space is a Box of three axes, one of them (first or last) the channels; or, if it has pixels up to 255 of uint8,
+    of two axes (one channel, at least 8 pixels wide and high: no board) or four (a stack of images).
     """
     if not isinstance(space, spaces.Box):
         return False
-    return len(space.shape) == 3 or (len(space.shape) in (2, 4) and space.dtype == np.uint8)
+    pixels = space.dtype == np.uint8 and bool((space.high == 255).all())
+    axes = len(space.shape)
+    return axes == 3 or (pixels and (axes == 4 or (axes == 2 and min(space.shape) >= 8)))
 
 
 class NatureCNN(nn.Module):

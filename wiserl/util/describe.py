@@ -11,6 +11,7 @@ import tokenize
 import typing
 from typing import Any
 
+from msgspec import Meta
 from rich.table import Table
 
 
@@ -92,7 +93,7 @@ def valid(hint: Any, quote: str = "") -> str:
     if typing.get_origin(hint) is typing.Literal:
         return ", ".join(f"{quote}{choice}{quote}" for choice in arguments)
     if typing.get_origin(hint) is typing.Annotated:
-        limits = arguments[1]
+        limits = next((extra for extra in arguments[1:] if isinstance(extra, Meta)), Meta())
         signs = {"> ": limits.gt, "≥ ": limits.ge, "≤ ": limits.le, "< ": limits.lt}
         bounds = [f"{sign}{bound:g}" for sign, bound in signs.items() if bound is not None]
         return f"{valid(arguments[0], quote)} {' and '.join(bounds)}"
