@@ -137,6 +137,19 @@ def test_a_folder_that_a_rival_claims_at_the_same_moment_is_his(tmp_path):
     assert [(path.name, path.read_text()) for path in (tmp_path / "run").iterdir()] == [("config.json", "{}")]
 
 
+def test_a_folder_is_claimed_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def refuse(*paths: Any) -> None:
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr("os.link", refuse)
+    claim(str(tmp_path / "run"), False, lambda path: {"mine": True})
+    assert [(path.name, path.read_text()) for path in (tmp_path / "run").iterdir()] == [
+        ("config.json", '{\n  "mine": true\n}')
+    ]
+    with pytest.raises(InputError, match="holds a run already"):
+        claim(str(tmp_path / "run"), False, lambda path: {"mine": False})
+
+
 @pytest.mark.parametrize(("good", "kept"), [(0, False), (6, True)])
 def test_config_json_of_a_resumed_run_tells_of_the_checkpoints_there_are(tmp_path, good, kept):
     """However it ends: what was changed is in it once something was saved with it, and not before."""

@@ -82,14 +82,8 @@ def claim(name: str, numbered: bool, config: Callable[[Path], dict[str, Any]]) -
         made = tuple(folder for folder in (path, *path.parents) if not folder.exists())
         path.mkdir(parents=True, exist_ok=True)
         folder = RunFolder(path, made=made, found=frozenset(path.iterdir()))
-        partial = _written(path / CONFIG, config(path))
-        try:
-            os.link(partial, path / CONFIG)  # whole, and only if there is none
+        if _created(path / CONFIG, config(path)):
             return folder
-        except FileExistsError:
-            pass
-        finally:
-            partial.unlink()
         if not numbered:
             break
     raise InputError(f"'{path}' holds a run already: go on with it by --resume {path}, or choose another --run-dir")
@@ -115,6 +109,22 @@ def reopen(path: Path, config: dict[str, Any]) -> RunFolder:
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Whole or not at all, whenever the program is killed."""
     _written(path, value).replace(path)
+
+
+def _created(path: Path, value: dict[str, Any]) -> bool:
+    """Write a file that is not there yet, whole or not at all; whether it was not there."""
+    partial = _written(path, value)
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links: two who come at the same instant cannot be told apart
+        if path.exists():
+            return False
+        path.write_bytes(partial.read_bytes())
+    finally:
+        partial.unlink()
+    return True
 
 
 def _written(path: Path, value: dict[str, Any]) -> Path:
