@@ -63,6 +63,10 @@ def own_cluster() -> Iterator[RayCluster]:
             yield RayCluster(folder, folder)
         finally:
             processes = marked(folder)
+            # Ray's agents give themselves a title, which overwrites the mark, and outlive a raylet that is killed.
+            for process in list(processes):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    processes += process.children(recursive=True)
             for process in processes:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
