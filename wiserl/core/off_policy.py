@@ -145,11 +145,8 @@ class OffPolicy(Algorithm):
 
     def _load(self, fragments: list[Fragment], own: Replay) -> None:
         """Take in transitions from outside: into one's own replay, or beside it."""
-        config, count, share = (
-            self.config,
-            sum(len(fragment["reward"]) for fragment in fragments),
-            self.config.dataset_share,
-        )
+        config, share = self.config, self.config.dataset_share
+        count = sum(len(fragment["reward"]) for fragment in fragments)
         kept, streams = own, self.num_streams
         if share:
             rows = share_out(config.batch_size, (1.0 - share, share))
