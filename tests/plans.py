@@ -39,7 +39,7 @@ def make_plan(folder: Path, algo: str, env: EnvLike, config: dict[str, Any] | No
     }
     values = {"total_steps": 1000, "runners": 1, "envs": 2, "seed": 0, "device": "cpu", "run_dir": str(folder)}
     values |= {"checkpoint_every": 10_000, "eval_every": 0, "keep_checkpoints": 3, "save_replay": True}
-    values |= {"reset_at_checkpoint": True, "max_inflight": 1, "log_every": 100, "resume": False} | changes
+    values |= {"max_inflight": 1, "log_every": 100, "resume": False} | changes
     return TrainPlan(algo=algo, spec=spec, config=made, manifest={**manifest, "seed": values["seed"]}, **values)
 
 

@@ -163,14 +163,16 @@ def test_noise_of_the_given_spread_is_added_while_training(kind, std, spread):
     assert noise.std() == pytest.approx(spread, rel=0.03)
 
 
-def test_ornstein_uhlenbeck_noise_drifts_and_starts_anew_with_the_generator():
+def test_ornstein_uhlenbeck_noise_drifts():
     agent = make_agent(action_noise="ornstein_uhlenbeck", noise_theta=0.1)
-    quiet = chosen(agent, deterministic=True)
-    agent.reseed(7)
-    first, second = chosen(agent) - quiet, chosen(agent) - quiet
-    assert np.corrcoef(first.ravel(), second.ravel())[0, 1] > 0.5
-    agent.reseed(7)
-    assert np.array_equal(chosen(agent) - quiet, first)
+    obs = np.broadcast_to(random_obs(agent.spec.observation_space, (1, 1), np.random.default_rng(3)), (4000, 1, 3))
+    quiet, memory = chosen(agent, deterministic=True), np.zeros((4000, 1, agent.memory_size), np.float32)
+    noise = []
+    for _ in range(2):
+        given = agent.choose_action(obs, memory=memory)
+        noise.append(given["action"] - quiet)
+        memory = given["memory"]
+    assert np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1] > 0.5
 
 
 def test_actions_are_bounded_however_far_the_actor_and_the_noise_go():

@@ -435,9 +435,13 @@ def test_noise_of_the_kind_asked_for_is_added_to_actions_while_training():
             agent.policy.head.bias.copy_(torch.tensor([0.0, 0.5, -20.0, -20.0]))
     quiet, noisy = agents
     np.testing.assert_allclose(chosen(quiet, 100)[:, 0], np.tanh([[0.0, 0.5]] * 100), atol=1e-6)
-    first, second = (chosen(noisy)[:, 0] - np.tanh([0.0, 0.5]) for _ in range(2))
-    assert first.std() == pytest.approx(0.1, rel=0.03)
-    assert np.corrcoef(first.ravel(), second.ravel())[0, 1] > 0.5
+    memory, noise = np.zeros((20_000, 1, noisy.memory_size), np.float32), []
+    for _ in range(2):
+        given = noisy.choose_action(np.zeros((20_000, 1, 3), np.float32), memory=memory)
+        noise.append(given["action"][:, 0] - np.tanh([0.0, 0.5]))
+        memory = given["memory"]
+    assert noise[0].std() == pytest.approx(0.1, rel=0.03)
+    assert np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1] > 0.5
     np.testing.assert_allclose(chosen(noisy, 100, deterministic=True)[:, 0], np.tanh([[0.0, 0.5]] * 100), atol=1e-6)
     noisy.reseed(7)
     again = chosen(noisy)

@@ -15,7 +15,6 @@ from wiserl.core.batch import (
     check_fragment,
     concat_fragments,
     count_env_steps,
-    cut_episodes,
     tree_leaves,
     tree_map,
 )
@@ -128,37 +127,6 @@ def test_joining_keeps_every_envs_steps_and_endings(sizes, seed):
         assert (joined["final_at"][mine] - [0, first]).tolist() == part["final_at"].tolist()
         assert trees_equal(tree_map(lambda leaf, mine=mine: leaf[mine], joined["final_obs"]), part["final_obs"])
         first += envs
-
-
-def test_cutting_truncates_what_is_going_and_keeps_what_followed():
-    fragment = make_fragment(envs=3, ends={(4, 1, 0): "terminated", (1, 0, 0): "truncated"})
-    before = fragment["truncated"]
-    cut_episodes(fragment)
-    check_fragment(fragment)
-    assert fragment["truncated"][-1, :, 0].tolist() == [True, False, True]
-    assert fragment["terminated"][-1, :, 0].tolist() == [False, True, False]
-    assert fragment["final_at"].tolist() == [[1, 0], [4, 1], [4, 0], [4, 2]]
-    assert np.array_equal(fragment["final_obs"][2:], fragment["last_obs"][[0, 2]])
-    assert not before[-1].any(), "the runner's own array was written to"
-
-
-def test_cutting_leaves_dead_rows_alone():
-    spec = make_spec(agents=2)
-    alive = np.ones((5, 2, 2), bool)
-    alive[-1, 0] = alive[-1, 1, 1] = False
-    fragment = make_fragment(spec, alive=alive)
-    cut_episodes(fragment)
-    assert fragment["truncated"][-1].tolist() == [[False, False], [True, False]]
-    assert fragment["final_at"].tolist() == [[4, 1]]
-
-
-def test_cutting_names_an_env_once_where_another_agents_episode_ended_at_that_very_step():
-    fragment = make_fragment(make_spec(agents=2), envs=1, ends={(4, 0, 0): "terminated"})
-    kept = fragment["final_obs"].copy()
-    cut_episodes(fragment)
-    assert fragment["truncated"][-1].tolist() == [[False, True]]
-    assert fragment["final_at"].tolist() == [[4, 0]]
-    assert np.array_equal(fragment["final_obs"], kept)
 
 
 def test_env_steps_are_counted_once_whatever_the_number_of_agents():

@@ -391,9 +391,9 @@ def test_a_transform_is_called_once_per_fragment_and_what_it_returns_is_learned_
 
 @pytest.mark.parametrize("algo", ["ppo", "dqn"])
 def test_train_takes_the_transform_as_well_and_refuses_to_resume_without_it(tmp_path, algo):
-    train(algo, "tests.envs:Chain", tmp_path / "train", transform=halve)
-    train(algo, "tests.envs:Chain", tmp_path / "without")
-    with begin(algo, "tests.envs:Chain", tmp_path / "hand", transform=halve) as run:
+    train(algo, "tests.envs:Chain", tmp_path / "train", transform=halve, seed=1)
+    train(algo, "tests.envs:Chain", tmp_path / "without", seed=1)
+    with begin(algo, "tests.envs:Chain", tmp_path / "hand", transform=halve, seed=1) as run:
         run.run()
     assert weights_file(tmp_path / "hand") == weights_file(tmp_path / "train") != weights_file(tmp_path / "without")
     with pytest.raises(InputError, match=r"transform=.*test_by_hand:halve, not None: resume it from Python with"):

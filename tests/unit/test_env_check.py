@@ -241,3 +241,20 @@ def test_a_nan_is_not_blamed_on_the_seed():
 def test_an_env_that_cannot_be_made_is_an_input_error():
     with pytest.raises(InputError, match="not known"):
         check_env("NoSuchEnv-v0")
+
+
+class Ageing(BoxObs):
+    """Its episodes depend on how many it has had: those of a new copy are others."""
+
+    def reset(self, *, seed=None, options=None):
+        self._episodes = getattr(self, "_episodes", -1) + 1
+        return super().reset(seed=seed)
+
+    def show(self, target):
+        return super().show(target) / np.float32(1 + (self._episodes > 6))
+
+
+def test_an_env_whose_episodes_depend_on_earlier_ones_cannot_be_continued():
+    (problem,) = check_env(Ageing)
+    assert "came to another observation: a resumed run cannot continue its episodes exactly" in problem.what
+    assert "let reset(seed=...) set all that an episode depends on" in problem.mend

@@ -13,6 +13,7 @@ from gymnasium import spaces
 
 from tests.envs import BoxObs
 from wiserl.core.evaluation import run_episodes
+from wiserl.core.memory import RowMemory
 from wiserl.env.check import check_env
 from wiserl.env.goals import BitFlip, GoalReward, ReachGoal, check_goals, is_goal_env
 from wiserl.env.make import make_env
@@ -219,13 +220,16 @@ class Flip:
     def __init__(self, idle: tuple[int, ...] = ()) -> None:
         self.idle = list(idle)
 
-    def act(self, obs: Any, deterministic: bool = True) -> np.ndarray:
+    def act(self, obs: Any, deterministic: bool = True, memory: Any = None) -> np.ndarray:
         action = (obs["observation"] != obs["desired_goal"]).argmax(-1)
         action[self.idle] = obs["observation"].shape[-1] - 1
         return action
 
     def reseed(self, *parts: Any) -> None:
         pass
+
+    def memory(self, envs: int, agents: int) -> RowMemory:
+        return RowMemory(0, envs, agents)
 
 
 def test_evaluation_tells_which_episodes_ended_in_success() -> None:
@@ -243,10 +247,13 @@ def test_success_counts_at_the_end_of_an_episode() -> None:
 
 def test_an_env_that_does_not_tell_of_success_has_no_rate_of_it() -> None:
     class Still:
-        def act(self, obs: Any, deterministic: bool = True) -> np.ndarray:
+        def act(self, obs: Any, deterministic: bool = True, memory: Any = None) -> np.ndarray:
             return np.zeros(obs.shape[:2], np.int64)
 
         def reseed(self, *parts: Any) -> None:
             pass
+
+        def memory(self, envs: int, agents: int) -> RowMemory:
+            return RowMemory(0, envs, agents)
 
     assert run_episodes(Still(), BoxObs, {"length": 2}, 2, seed=0).success is None

@@ -10,6 +10,7 @@ from pettingzoo import ParallelEnv
 from tests.envs import BoxObs, Chain, DyingAgents
 from wiserl.env.multi_agent import EnvRows, read_spec
 from wiserl.util.errors import EnvError, InputError
+from wiserl.util.seeding import episode_seed, first_episode
 
 ACTIONS = np.zeros(3, np.int64)
 
@@ -35,7 +36,7 @@ def test_agents_with_different_spaces_are_refused_by_name():
 
 def test_agents_die_and_join_as_rows_that_are_alive_or_not():
     rows = rows_of(DyingAgents(length=10))
-    rows.reset(seed=0)
+    rows.begin(first_episode(0))
     buffers = rows.buffers
     alive, terminated, truncated, ended = [buffers.alive[0].tolist()], [], [], []
     for _ in range(10):
@@ -58,7 +59,7 @@ def test_agents_die_and_join_as_rows_that_are_alive_or_not():
 
 def test_the_final_observation_of_a_dead_agent_is_kept_apart():
     rows = rows_of(DyingAgents(length=10))
-    rows.reset(seed=0)
+    rows.begin(first_episode(0))
     for _ in range(7):
         rows.step(ACTIONS)
     final = rows.buffers.final_obs[0]
@@ -76,7 +77,7 @@ def test_only_living_agents_get_their_own_action():
 
     env = Recording()
     rows = rows_of(env)
-    rows.reset(seed=0)
+    rows.begin(first_episode(0))
     rows.step(np.array([0, 1, 1]))
     assert env.given == {"agent_0": 0, "agent_1": 1}
     for _ in range(4):
@@ -109,7 +110,7 @@ def test_an_agent_kept_in_agents_after_its_end_ends_once():
             return obs, rewards, terminations, truncations, infos
 
     rows = rows_of(Lingering())
-    rows.reset(seed=0)
+    rows.begin(first_episode(0))
     ends, reward = 0, 0.0
     for _ in range(9):
         was_alive = rows.buffers.alive[0, 0]
@@ -135,7 +136,7 @@ def test_a_parallel_env_that_breaks_its_contract_is_named_with_the_agent(spoil, 
             return result
 
     rows = rows_of(Spoilt())
-    rows.reset(seed=0)
+    rows.begin(first_episode(0))
     with pytest.raises(EnvError, match=said):
         rows.step(ACTIONS)
 
@@ -147,7 +148,7 @@ def test_a_truncated_agent_without_final_observation_is_refused():
             return {agent: obs[agent] for agent in self.agents}, *rest
 
     rows = rows_of(Spoilt())
-    rows.reset(seed=0)
+    rows.begin(first_episode(0))
     for _ in range(6):
         rows.step(ACTIONS)
     with pytest.raises(EnvError, match="agent_1 was truncated without a final observation"):
@@ -162,12 +163,12 @@ def test_an_env_without_agents_after_reset_is_refused():
             return result
 
     with pytest.raises(EnvError, match="no agents after reset"):
-        rows_of(Empty()).reset(seed=0)
+        rows_of(Empty()).begin(first_episode(0))
 
 
 def test_a_gymnasium_env_is_one_row_that_is_always_alive():
     rows = rows_of(Chain(length=3, max_steps=4))
-    rows.reset(seed=1)
+    rows.begin(first_episode(1))
     for _ in range(6):
         rows.step(np.array([1]))
         assert rows.buffers.alive.tolist() == [[True]]
@@ -189,22 +190,26 @@ class BothParallel(DyingAgents):
 @pytest.mark.parametrize(("env", "steps"), [(BothSingle(length=1), 1), (BothParallel(), 4)])
 def test_terminated_wins_where_an_env_reports_both(env, steps):
     rows = rows_of(env)
-    rows.reset(seed=0)
+    rows.begin(first_episode(0))
     for _ in range(steps):
         rows.step(ACTIONS)
     assert rows.buffers.terminated[0, 0]
     assert not rows.buffers.truncated.any()
 
 
-def test_an_env_whose_reset_takes_no_seed_still_restarts():
-    class Old(BoxObs):
-        def reset(self, **kwargs):
-            self.kwargs = kwargs
-            return super().reset(**kwargs)
+def test_each_episode_has_a_seed_of_its_own_that_follows_from_the_first():
+    seeds = []
 
-    env = Old(length=1)
-    rows = rows_of(env)
-    rows.reset(seed=3)
-    assert env.kwargs == {"seed": 3}
+    class Seeded(BoxObs):
+        def reset(self, *, seed=None, options=None):
+            seeds.append(seed)
+            return super().reset(seed=seed)
+
+    rows = rows_of(Seeded(length=1))
+    rows.begin(first_episode(3))
     rows.step(np.array([0]))
-    assert env.kwargs == {}
+    rows.step(np.array([0]))
+    assert seeds == [3, episode_seed(first_episode(3) + 1), episode_seed(first_episode(3) + 2)]
+    assert rows.buffers.episode.tolist() == [first_episode(3) + 2]
+    rows.begin(first_episode(3) + 1)
+    assert seeds[-1] == seeds[1]

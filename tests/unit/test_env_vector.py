@@ -17,6 +17,7 @@ from wiserl.env.native import NativeVector
 from wiserl.env.spaces import ActionCodec, observation_zeros, write_observation
 from wiserl.env.vector import InlineVector, choose_vector, make_vector
 from wiserl.util.errors import EnvError, InputError
+from wiserl.util.seeding import episode_seed, first_episode
 
 SINGLE_AGENT = [
     "tests.envs:Chain",
@@ -43,7 +44,7 @@ def plain_loop(name, seeds, actions):
         return [leaf[0, 0].tolist() for _, leaf in tree_leaves(buffer)]
 
     first = [one(env.reset(seed=seed)[0]) for env, seed in zip(envs, seeds, strict=True)]
-    steps = []
+    steps, episodes = [], [first_episode(seed) for seed in seeds]
     for action in actions:
         step = []
         for index, env in enumerate(envs):
@@ -51,7 +52,8 @@ def plain_loop(name, seeds, actions):
             final = None
             if terminated or truncated:
                 final = one(obs)
-                obs, _ = env.reset()
+                episodes[index] += 1
+                obs, _ = env.reset(seed=episode_seed(episodes[index]))
             step.append((one(obs), float(np.float32(reward)), terminated, truncated and not terminated, final))
         steps.append(step)
     return first, steps
@@ -226,7 +228,7 @@ def test_native_next_step_resets_are_rows_that_are_not_alive():
     actions = np.random.default_rng(0).integers(2, size=(200, 4, 1))
     seeds = [1, 2, 3, 4]
     plain = gym.make_vec("CartPole-v1", 4, vectorization_mode="vector_entry_point")
-    seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
+    seed = int(np.random.SeedSequence([first_episode(seed) for seed in seeds]).generate_state(1)[0])
     with NativeVector("CartPole-v1", {}, 4) as vector:
         obs, alive = vector.reset(seeds)
         np.testing.assert_array_equal(obs[:, 0], plain.reset(seed=seed)[0])

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from tests.envs import BoxObs, Chain, DyingAgents
 from wiserl.core import evaluation
 from wiserl.core.evaluation import evaluate
+from wiserl.core.memory import RowMemory
 
 
 class Scripted:
@@ -22,7 +23,10 @@ class Scripted:
         self.asked: list[bool] = []
         self.seeds: list[tuple[Any, ...]] = []
 
-    def act(self, obs: Any, deterministic: bool = True) -> np.ndarray:
+    def memory(self, envs: int, agents: int) -> RowMemory:
+        return RowMemory(0, envs, agents)
+
+    def act(self, obs: Any, deterministic: bool = True, memory: Any = None) -> np.ndarray:
         self.asked.append(deterministic)
         return np.asarray(self._act(obs), np.int64)
 

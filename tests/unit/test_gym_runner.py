@@ -25,7 +25,7 @@ from tests.plans import make_plan, one_runner, start
 from wiserl.core.batch import Fragment, check_fragment, count_env_steps, tree_map
 from wiserl.core.gym_runner import GymRunner
 from wiserl.util.errors import EnvError, InputError
-from wiserl.util.seeding import derive_seed
+from wiserl.util.seeding import derive_seed, episode_seed, first_episode
 
 
 def collect(tmp_path: Any, env: Any, steps: int = 8, algo: str = "ppo", kwargs: dict[str, Any] | None = None, fragments: int = 1,
@@ -52,7 +52,8 @@ def test_a_fragment_is_what_a_plain_loop_over_the_envs_gives(tmp_path):
     fragments = collect(tmp_path, Chain, steps=30, kwargs={"length": 4, "max_steps": 7}, fragments=2)
     for e in range(2):
         env = Chain(length=4, max_steps=7)
-        obs, _ = env.reset(seed=derive_seed(0, 0, 0, 0, e))
+        episode = first_episode(derive_seed(0, 0, 0, 0, e))
+        obs, _ = env.reset(seed=episode_seed(episode))
         total, length, episodes, finals = 0.0, 0, [], []
         for number, fragment in enumerate(fragments):
             for t in range(30):
@@ -66,7 +67,8 @@ def test_a_fragment_is_what_a_plain_loop_over_the_envs_gives(tmp_path):
                     finals.append((number, t, obs))
                     episodes.append((total, length))
                     total, length = 0.0, 0
-                    obs, _ = env.reset()
+                    episode += 1
+                    obs, _ = env.reset(seed=episode_seed(episode))
             assert np.array_equal(fragment["last_obs"][e, 0], obs)
         kept = [
             (number, t, final[0])
@@ -96,17 +98,6 @@ def test_episodes_are_counted_where_agents_end_at_different_times(tmp_path):
     expected = [rewards[start : start + 10, e].sum() for start in range(0, 50, 10) for e in range(2)]
     found = np.concatenate([fragment["episode_return"] for fragment in fragments])
     assert found.tolist() == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(("env", "kwargs"), [(Chain, {"length": 4, "max_steps": 7}), (DyingAgents, {"length": 10})])
-def test_the_algorithm_is_told_of_each_episode_that_ends_once(tmp_path, env, kwargs):
-    runner = one_runner(make_plan(tmp_path, "ppo", env, env_kwargs=kwargs), env, 25, env_kwargs=kwargs)
-    ended: list[int] = []
-    runner.policy.algorithm.end_episode = ended.append
-    fragment = runner.collect()
-    runner.close()
-    assert len(ended) == len(fragment["episode_length"]) > 2
-    assert set(ended) == {0, 1}
 
 
 def test_rows_of_agents_that_are_gone_are_marked_and_empty(tmp_path):
@@ -155,26 +146,6 @@ def test_what_is_kept_of_the_envs_is_a_copy(tmp_path):
     kept = tree_map(np.copy, {name: fragment[name] for name in ("last_obs", "final_obs", "final_at", "episode_return")})
     runner.collect()
     assert all(trees_equal(kept[name], fragment[name]) for name in kept)
-
-
-def test_a_boundary_starts_new_episodes_whose_seeds_depend_on_nothing_before_it(tmp_path):
-    starts = []
-    for before in (1, 3):
-        runner = one_runner(make_plan(tmp_path / str(before), "ppo", BoxObs), BoxObs, 5)
-        for _ in range(before):
-            runner.collect()
-        runner.policy.boundary = 1
-        runner.agent.update = lambda fragment: None
-        runner.step()
-        fragment = runner.collect()
-        assert fragment["fresh"].all()
-        starts.append(tree_map(np.copy, fragment))
-        assert fragment["episode_return"].tolist() == [], "what was cut off does not count as an episode"
-        env = BoxObs()
-        assert np.array_equal(fragment["obs"][0, 1, 0], env.reset(seed=derive_seed(0, 0, 0, 1, 1))[0])
-    assert trees_equal(*starts)
-    again = one_runner(make_plan(tmp_path / "new", "ppo", BoxObs, seed=1), BoxObs, 5).collect()
-    assert not np.array_equal(again["obs"], starts[0]["obs"])
 
 
 def test_running_ends_when_the_agent_has_learned_from_all_the_steps_it_wants(tmp_path):

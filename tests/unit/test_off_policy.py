@@ -373,14 +373,24 @@ def test_deterministic_actions_have_no_noise_even_before_learning_starts(name):
 
 
 @pytest.mark.parametrize("name", [name for name, (_, space) in AGENTS.items() if isinstance(space, spaces.Box)])
-def test_drifting_noise_starts_anew_in_the_env_whose_episode_is_over(name):
-    agent, other = (make_agent(name, action_noise="ornstein_uhlenbeck", noise_std=0.2) for _ in range(2))
-    for one in (agent, other):
-        one.reseed(5)
-        act(one)
-    agent.end_episode(2)
-    changed = (act(agent) != act(other)).any(axis=(1, 2))
+def test_noise_that_drifts_is_remembered_by_whoever_acts(name):
+    agent = make_agent(name, action_noise="ornstein_uhlenbeck", noise_std=0.2)
+    obs = random_obs(agent.spec.observation_space, (6, agent.spec.num_agents), np.random.default_rng(1))
+    memory = np.zeros((6, agent.spec.num_agents, agent.memory_size), np.float32)
+    agent.reseed(5)
+    memory = agent.choose_action(obs, memory=memory)["memory"]
+    assert memory.any(axis=2).all()
+    before = memory.copy()
+    before[2] = 0.0
+    found = []
+    for given in (memory, before):
+        agent.reseed(6)
+        found.append(agent.choose_action(obs, memory=given)["memory"])
+    changed = (found[0] != found[1]).any(axis=(1, 2))
     assert changed.tolist() == [False, False, True, False, False, False]
+    np.testing.assert_allclose(found[0][2] - found[1][2], 0.85 * memory[2], rtol=1e-4)
+    chosen = agent.choose_action(obs, deterministic=True, memory=memory)
+    assert np.array_equal(chosen["memory"], memory)
 
 
 @NAMES

@@ -13,7 +13,6 @@ from scipy.stats import chisquare
 
 from wiserl.buffer.final_table import FinalTable
 from wiserl.buffer.replay import Replay
-from wiserl.core.batch import cut_episodes
 from wiserl.util.errors import InputError
 
 GAMMA = 0.9
@@ -129,38 +128,6 @@ def test_a_restarted_stream_is_cut_where_it_stopped() -> None:
     assert rows[2]["next_obs"] == 3
     assert not rows[2]["terminated"]
     assert rows[500]["reward"] == 3
-
-
-def test_episodes_cut_at_a_boundary_bootstrap_from_the_last_observation() -> None:
-    replay = Replay(100, 1, seed=0, n_step=4, gamma=1.0)
-    fragment = simple_fragment(3)
-    cut_episodes(fragment)
-    replay.add(fragment)
-    replay.add(simple_fragment(3, first=500))
-    rows = by_obs(replay)
-    assert rows[2]["next_obs"] == 3
-    assert rows[1]["reward"] == 2
-
-
-def test_an_agent_that_ended_in_the_step_of_a_boundary_cut_keeps_its_final_observation() -> None:
-    fragment = {
-        "obs": np.array([[[[1.0], [2.0]]]], np.float32),
-        "action": np.zeros((1, 1, 2), np.int64),
-        "reward": np.ones((1, 1, 2), np.float32),
-        "terminated": np.zeros((1, 1, 2), np.bool_),
-        "truncated": np.array([[[True, False]]]),
-        "alive": np.ones((1, 1, 2), np.bool_),
-        "last_obs": np.array([[[0.0], [22.0]]], np.float32),
-        "final_obs": np.array([[[11.0], [22.0]]], np.float32),
-        "final_at": np.array([[0, 0]]),
-        "stream": np.array([0]),
-        "fresh": np.array([True]),
-    }
-    cut_episodes(fragment)
-    replay = Replay(10, 1, seed=0)
-    replay.add(fragment)
-    rows = by_obs(replay)
-    assert (rows[1]["next_obs"], rows[2]["next_obs"]) == (11.0, 22.0)
 
 
 def test_sampling_is_uniform_over_streams_of_different_length_with_dead_rows() -> None:

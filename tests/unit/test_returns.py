@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fragments import make_fragment, make_spec
-from wiserl.core.batch import concat_fragments, cut_episodes
+from wiserl.core.batch import concat_fragments
 from wiserl.ops.returns import ReturnScale, gae, merge_moments, next_values
 
 
@@ -71,15 +71,6 @@ def test_where_one_agent_ended_the_others_go_on_to_their_own_next_row():
     value = np.array([[[0.0, 1.0]], [[2.0, 3.0]]])
     following = next_values(fragment, value, np.array([[4.0, 5.0]]), np.array([[6.0, 7.0]]))
     assert following[:, 0].tolist() == [[2.0, 7.0], [4.0, 5.0]]
-
-
-def test_an_episode_cut_at_a_boundary_bootstraps_from_the_last_observation():
-    fragment = make_fragment(steps=2, envs=2, ends={(1, 0, 0): "terminated"})
-    cut_episodes(fragment)
-    last_value = np.array([[5.0], [6.0]])
-    final_value = np.array([[7.0], [6.0]])  # of final_obs: env 0's own, then what was cut
-    following = next_values(fragment, np.zeros((2, 2, 1)), last_value, final_value)
-    assert following[1, :, 0].tolist() == [7.0, 6.0]
 
 
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=30), st.data())

@@ -30,8 +30,10 @@ def test_noise_that_drifts_is_that_of_wiserl(monkeypatch: pytest.MonkeyPatch) ->
     mine = ActionNoise("ornstein_uhlenbeck", 0.25, 0.125)
     rng, draws = np.random.default_rng(0), np.random.default_rng(0)
     monkeypatch.setattr(np.random, "normal", lambda size: draws.standard_normal(size, np.float32))
+    drift = np.zeros((1, 1), np.float32)
     for _ in range(3):
-        assert theirs() == pytest.approx(mine.add(np.zeros((1, 1), np.float32), rng)[0])
+        noisy, drift = mine.add_drifting(np.zeros((1, 1), np.float32), drift, rng)
+        assert theirs() == pytest.approx(noisy[0])
 
 
 def test_gaussian_noise_is_that_of_wiserl() -> None:

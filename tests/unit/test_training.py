@@ -100,16 +100,16 @@ def test_training_stops_at_its_steps_and_what_comes_later_is_ignored(tmp_path):
     assert (agent.stop, agent.algorithm.env_steps) == (True, 32)
 
 
-def test_replicas_learn_version_steps_stop_and_boundary_with_the_weights(tmp_path):
+def test_replicas_learn_version_steps_and_stop_with_the_weights(tmp_path):
     plan = make_plan(tmp_path, "dqn", BoxObs, total_steps=32)
     learner = Learner("learner", TrainingAgent(True, plan=plan), True)
     replica = TrainingAgent(True, plan=plan)
-    for expected in [(0, 0, False, 0), (1, 16, False, 0), (2, 32, True, 1)]:
+    for expected in [(0, 0, False), (1, 16, False), (2, 32, True)]:
         if expected[0]:
             learner.agent.update(fragment_for(plan))
             learner._publish()
         replica._update_model(unpack(learner.ack(-1).weights))
-        assert (replica.version, replica.algorithm.env_steps, replica.stop, replica.boundary) == expected
+        assert (replica.version, replica.algorithm.env_steps, replica.stop) == expected
         assert torch.equal(replica.algorithm.flat, learner.agent.algorithm.flat)
 
 
@@ -122,30 +122,20 @@ def test_a_stop_that_was_asked_for_reaches_runners_with_the_next_round(tmp_path)
     assert agent.algorithm.env_steps == 16
 
 
-def test_a_checkpoint_in_sync_mode_is_a_boundary_that_cuts_episodes(tmp_path):
-    plan = make_plan(tmp_path, "ppo", BoxObs, checkpoint_every=32)
-    agent = make_learner(plan)
-    seen = spy_on_updates(agent)
-    for _ in range(3):
-        agent.update(fragment_for(plan))
-    assert [fragment["truncated"][-1].all() for fragment in seen] == [False, True, False]
-    assert agent.boundary == 1
-    manifest = open_checkpoint(tmp_path).manifest
-    assert (manifest["env_steps"], manifest["boundary"], manifest["exact"]) == (32, 1, True)
+def test_a_stop_that_was_asked_for_in_sync_mode_ends_all_runners_after_the_same_round(tmp_path):
+    agent = make_learner(make_plan(tmp_path, "ppo", BoxObs))
+    agent.request_stop()
+    assert not agent.known()["stop"], "a runner that fetched it now would leave a round before the others"
 
 
-@pytest.mark.parametrize(("sync", "reset"), [(False, True), (True, False)])
-def test_async_or_by_request_a_checkpoint_leaves_episodes_alone(tmp_path, sync, reset):
-    plan = make_plan(tmp_path, "ppo", BoxObs, checkpoint_every=16, reset_at_checkpoint=reset, total_steps=32)
+@pytest.mark.parametrize("sync", [True, False])
+def test_a_checkpoint_leaves_episodes_alone(tmp_path, sync):
+    plan = make_plan(tmp_path, "ppo", BoxObs, checkpoint_every=16, total_steps=32)
     agent = make_learner(plan, sync)
     seen = spy_on_updates(agent)
     agent.update(fragment_for(plan))
     agent.update(fragment_for(plan, version=1))
     assert not any(fragment["truncated"].any() for fragment in seen)
-    assert agent.boundary == 0
-    assert not open_checkpoint(tmp_path).manifest["exact"]
-    resumed = make_learner(make_plan(tmp_path, "ppo", BoxObs, resume=True, total_steps=64), sync)
-    assert resumed.boundary == 1, "episodes were lost: envs start with seeds not used before"
 
 
 def test_only_the_newest_checkpoint_has_the_replay_and_old_ones_are_removed(tmp_path):
@@ -181,7 +171,7 @@ def test_stopping_and_going_on_gives_the_weights_of_a_run_without_a_break(tmp_pa
 
     class Killed(GymRunner):
         def run(self) -> None:
-            while not self.policy.stop and (resume or self.policy.boundary < 1):
+            while not self.policy.stop and (resume or self.policy.algorithm.env_steps < 96):
                 self.step()
 
     common = {"runners": 2, "checkpoint_every": 96, "total_steps": 192}

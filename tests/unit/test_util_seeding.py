@@ -4,11 +4,12 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from wiserl.util.seeding import derive_seed, rng
+from wiserl.util.seeding import derive_seed, episode_seed, first_episode, restart, rng
 
 PARTS = st.lists(st.integers(-(2**70), 2**70) | st.text(max_size=8), max_size=4)
 
@@ -49,3 +50,21 @@ def test_seeds_of_neighbouring_envs_are_spread_evenly() -> None:
     seeds = [derive_seed(1, rank, env, 0) for rank in range(40) for env in range(50)]
     counts = np.bincount(np.array(seeds) // (2**32 // 16), minlength=16)
     assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_the_first_episode_has_the_seed_that_was_given_and_later_ones_have_others():
+    episode = first_episode(12345)
+    assert episode_seed(episode) == 12345
+    seeds = [episode_seed(episode + number) for number in range(1000)]
+    others = [episode_seed(first_episode(12346) + number) for number in range(1000)]
+    assert len({*seeds, *others}) == 2000
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert np.mean(seeds[1:]) == pytest.approx(2**31, rel=0.1)
+
+
+def test_a_generator_is_restarted_to_the_stream_of_its_parts():
+    generator, drawn = rng(0), []
+    for parts in ((1, "a"), (1, "b"), (1, "a")):
+        restart(generator, *parts)
+        drawn.append(generator.standard_normal(3, np.float32).tolist())
+    assert drawn[0] == drawn[2] != drawn[1]

@@ -101,13 +101,13 @@ class DDPG(OffPolicyActorCritic):
         mean = numpy_forward(self.policy.encoder, self.policy.mean)
         return None if mean is None else lambda obs: np.tanh(mean(obs))
 
-    def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
+    def choose_action(self, obs: Nested, deterministic: bool = False, memory: Array | None = None) -> dict[str, Array]:
         """The actor's actions, with noise while training; uniformly random ones before `learning_starts`."""
         shape = (*leading_axes(obs), *(self.spec.action_space.shape or ()))
         if self.warming_up and not deterministic:
-            return {"action": self.random_actions(shape)}
+            return self.without_noise(self.random_actions(shape), memory)
         action = self._act(obs).reshape(shape)
-        return {"action": action if deterministic else self.noise.add(action, self.rng)}
+        return self.without_noise(action, memory) if deterministic else self.with_noise(action, memory)
 
     def learn(self, batch: dict[str, Any], rate: float) -> tuple[Tensor, dict[str, Tensor | float]]:
         """One Adam step on each loss, the critic's first; then the targets follow."""

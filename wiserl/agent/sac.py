@@ -180,23 +180,23 @@ class SAC(OffPolicyActorCritic):
     def _numpy_policy(self) -> Callable[[Array], Array] | None:
         return numpy_forward(self.policy.encoder, self.policy.head)
 
-    def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
+    def choose_action(self, obs: Nested, deterministic: bool = False, memory: Array | None = None) -> dict[str, Array]:
         """Actions drawn from the policy, or its likeliest; uniformly random ones before `learning_starts`."""
         shape = (*leading_axes(obs), *(self.spec.action_space.shape or ()))
         if self.warming_up and not deterministic:
             if self.discrete:
                 return {"action": self.rng.integers(self.size, size=shape)}
-            return {"action": self.random_actions(shape)}
+            return self.without_noise(self.random_actions(shape), memory)
         outputs = self._act(obs)
         if self.discrete:
             action = self._categorical.mode(outputs) if deterministic else self._categorical.sample(outputs, self.rng)
             return {"action": action.reshape(shape)}
         mean, log_std = outputs[:, : self.size], outputs[:, self.size :]
         if deterministic:
-            return {"action": np.tanh(mean).reshape(shape)}
+            return self.without_noise(np.tanh(mean).reshape(shape), memory)
         std = np.exp(np.minimum(np.maximum(log_std, LOG_STD_MIN), LOG_STD_MAX))
         action = np.tanh(mean + std * self.rng.standard_normal(mean.shape, np.float32))
-        return {"action": self.noise.add(action.reshape(shape), self.rng)}
+        return self.with_noise(action.reshape(shape), memory)
 
     def _noise(self, batch: dict[str, Any]) -> tuple[Tensor, ...]:
         """What an action of each transition is drawn with; nothing where the expectation is taken."""

@@ -208,7 +208,7 @@ def check_env_command(env: str, settings: tuple[str, ...]) -> None:
         click.echo(f"{number}. {problem.what}\n   {problem.mend}")
     if problems:
         raise click.exceptions.Exit(1)
-    click.echo(f"'{env}': nothing found")
+    click.echo(f"'{env}': nothing found; a resumed run continues its episodes exactly")
 
 
 def _settings(settings: tuple[str, ...]) -> dict[str, str]:

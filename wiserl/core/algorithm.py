@@ -14,7 +14,7 @@ from wiserl.core.batch import Array, Fragment, Nested
 from wiserl.env.spaces import EnvSpec
 from wiserl.ops.optim import flatten_parameters
 from wiserl.ops.tensors import to_tensors
-from wiserl.util.seeding import derive_seed, rng
+from wiserl.util.seeding import derive_seed, restart, rng
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -109,7 +109,11 @@ class Algorithm(Agent):
 
     @abstractmethod
     def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
-        """Act on observations `[E, A, ...]`: arrays `[E, A, ...]`, "action" and whatever `finish_fragment` or `update` needs."""
+        """Act on observations `[E, A, ...]`: arrays `[E, A, ...]`, "action" and whatever `finish_fragment` or `update` needs.
+
+        Where `memory_size` is not 0 there is an argument more, `memory`: float32 `[E, A, memory_size]`, what acting remembers
+        of each row's episode, zeros at its start. What is to be remembered next is in the result under that name.
+        """
 
     @abstractmethod
     def update(self, fragment: Fragment) -> dict[str, float]:
@@ -118,12 +122,18 @@ class Algorithm(Agent):
     def finish_fragment(self, fragment: Fragment) -> None:
         """Complete a fragment on the runner, before it is shipped: what is cheaper for all steps at once."""
 
-    def end_episode(self, env: int) -> None:
-        """An episode of the runner's env of that index is over: forget what acting remembers of it."""
+    @property
+    def memory_size(self) -> int:
+        """M, numbers that acting remembers of each env and agent from one step to the next; 0: nothing.
+
+        Whoever acts carries them: the runner, which sets them to zero where an episode ends, and the checkpoint. Nothing else
+        that `choose_action` leaves in the object is there when a run is resumed.
+        """
+        return 0
 
     def reseed(self, *parts: int | str) -> None:
-        """Restart the generator that acting draws from."""
-        self.rng = rng(*parts)
+        """Restart the generator that acting draws from. A runner does so before each fragment."""
+        restart(self.rng, *parts)
 
     @property
     def progress(self) -> float:

@@ -1,6 +1,6 @@
 """The one data schema: what a fragment holds, the axes of each field, and how fragments are checked and joined.
 
-Axes: `T` steps of the fragment, `E` envs, `A` agents (1 for a gymnasium env), `K` episodes cut or ended inside the
+Axes: `T` steps of the fragment, `E` envs, `A` agents (1 for a gymnasium env), `K` episodes ended inside the
 fragment whose final observation is kept, `M` episodes finished. Observations are one array, or a nested dict of arrays
 for Dict and Tuple spaces (a Tuple's entries are named "0", "1", ...); all their leaves share the leading axes.
 """
@@ -146,29 +146,6 @@ def concat_fragments(fragments: Sequence[Fragment]) -> Fragment:
         axis = _E_AXIS.get(name, 1 if name not in FIELDS else 0)
         joined[name] = tree_map(lambda *leaves, axis=axis: np.concatenate(leaves, axis=axis), *parts)
     return joined
-
-
-def cut_episodes(fragment: Fragment) -> None:
-    """Mark the fragment's last step as truncated in every episode still going, in place.
-
-    Used where all envs are about to be reset (a checkpoint boundary): what was cut bootstraps from `last_obs`.
-    """
-    going = ~(fragment["terminated"][-1] | fragment["truncated"][-1])
-    if "alive" in fragment:
-        going &= fragment["alive"][-1]
-    if not going.any():
-        return
-    last = len(fragment["truncated"]) - 1
-    fragment["truncated"] = fragment["truncated"].copy()
-    fragment["truncated"][-1] |= going
-    # Where another agent's episode ended at this very step, the observations of all agents have been kept already.
-    kept = {int(env) for step, env in fragment["final_at"] if step == last}
-    envs = np.array([env for env in np.nonzero(going.any(axis=1))[0] if env not in kept], np.int64)
-    at = np.stack([np.full(len(envs), last), envs], axis=1)
-    fragment["final_at"] = np.concatenate([fragment["final_at"], at])
-    fragment["final_obs"] = tree_map(
-        lambda final, after: np.concatenate([final, after[envs]]), fragment["final_obs"], fragment["last_obs"]
-    )
 
 
 def count_env_steps(fragment: Fragment) -> int:

@@ -55,11 +55,13 @@ def run_episodes(
             wanted = min(episodes - len(returns), envs.num_envs)
             seeds = [derive_seed(seed, "eval", len(returns) + i) for i in range(envs.num_envs)]
             obs, alive = envs.reset(seeds)
+            memory = policy.memory(envs.num_envs, envs.spec.num_agents)
             totals, going = np.zeros(envs.num_envs), np.arange(envs.num_envs) < wanted
             reached: list[bool | None] = [None] * wanted
             for _ in range(MAX_STEPS):
                 acting = None if alive is None else alive.copy()  # the envs write over their own array in `step`
-                step = envs.step(policy.act(obs, deterministic))
+                step = envs.step(policy.act(obs, deterministic, memory))
+                memory.forget(step.terminated | step.truncated, step.alive)
                 totals += step.reward.sum(axis=1) * going
                 for i, info in step.infos:
                     if going[i] and "is_success" in info:

@@ -230,7 +230,6 @@ class Experiment:
             eval_every=run.eval_every,
             keep_checkpoints=run.keep_checkpoints,
             save_replay=run.save_replay,
-            reset_at_checkpoint=run.reset_at_checkpoint,
             max_inflight=run.max_inflight,
             log_every=max(run.total_steps // 200, 1),
             resume=resume,

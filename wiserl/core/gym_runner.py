@@ -18,6 +18,8 @@ from wiserl.core.batch import (
     tree_leaves,
     tree_map,
 )
+from wiserl.core.memory import RowMemory
+from wiserl.core.position import Continuation, Position
 from wiserl.core.registry import WiseRL
 from wiserl.core.runner import Runner
 from wiserl.core.training import TrainingAgent
@@ -28,6 +30,9 @@ from wiserl.util.errors import EnvError, InputError
 from wiserl.util.seeding import derive_seed, rng
 
 Transform: TypeAlias = Callable[[Fragment], Fragment]
+
+_STEPS_AT_ONCE = 64
+"""Steps that an env is brought forward by in one call, so that a slow one is not taken for one that hangs."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,9 @@ class GymRunner(Runner):
         }
         self._returns = np.zeros(args.envs)
         self._lengths = np.zeros(args.envs, np.int64)
-        self._reset()
+        self._ages = np.zeros(args.envs, np.int64)  # vector steps in the episode going: rows that are being reset count
+        self._memory = RowMemory(self.policy.algorithm.memory_size, args.envs, self.envs.spec.num_agents)
+        self._go_on()
 
     def run(self) -> None:
         """Collect and hand over until the agent has learned from all the steps it wants."""
@@ -116,28 +123,69 @@ class GymRunner(Runner):
             InputError: `transform` returned something that is no fragment of the same steps, envs and agents.
         """
         fragment = self.collect()
+        position = self._position(fragment["action"])
         if self.args.transform is not None:
             fragment = _transformed(fragment, self.args.transform)
-        self.agent.update(fragment)
-        if self.policy.boundary != self._boundary:
-            self._reset()
+        self.agent.update(fragment, position)
 
     def close(self) -> None:
         """Close the envs."""
         self.envs.close()
 
-    def _reset(self) -> None:
-        """Start new episodes in all envs, with seeds that depend on the boundary alone, and not on what came before."""
-        self._boundary = self.policy.boundary
-        where = (self.args.seed, self.rank, self.incarnation, self._boundary)
-        self.policy.algorithm.reseed(*where, "act")
-        self._begin_episodes(*where)
+    def _go_on(self) -> None:
+        """Go on with the episodes that were going when the run was saved; where that cannot be done, begin new ones."""
+        env_steps = self.policy.algorithm.env_steps
+        if env_steps and not self.incarnation:
+            self.vector_steps, continuation = self.agent.call("continuation", self.rank)
+            problem = self._continue(continuation)
+            if problem is None:
+                return
+            self.agent.call("warn", f"{problem}: new episodes begin, and the run does not go on bit for bit")
+        self._begin_episodes(self.args.seed, self.rank, self.incarnation, env_steps)
 
     def _begin_episodes(self, *where: int | str) -> None:
         self._obs, self._alive = self.envs.reset([derive_seed(*where, env) for env in range(self.args.envs)])
         self._fresh = True
         self._returns[:] = 0.0
         self._lengths[:] = 0
+        self._ages[:] = 0
+        self._memory.restart()
+
+    def _continue(self, going: Continuation | None) -> str | None:
+        """Bring the envs to where they were. Returns what is in the way of that, if anything."""
+        if self.envs.episodes is None:
+            return "the native vector version of an env cannot be brought back into its episodes (--vector inline can)"
+        if going is None or len(going.episodes) != self.args.envs:
+            return "the checkpoint does not hold what the envs had done"
+        self._obs, self._alive = self.envs.begin(going.episodes.tolist())
+        done = 0
+        while any(done < len(actions) for actions in going.actions):
+            parts = [actions[done : done + _STEPS_AT_ONCE] for actions in going.actions]
+            self._returns += self.envs.advance(parts)
+            done += _STEPS_AT_ONCE
+        self._ages[:] = self._lengths[:] = [len(actions) for actions in going.actions]
+        same = all(
+            np.array_equal(found, saved, equal_nan=found.dtype.kind == "f")
+            for (_, found), (_, saved) in zip(tree_leaves(self._obs), tree_leaves(going.obs), strict=True)
+        )
+        if not same or not np.array_equal(self.envs.episodes, going.episodes):
+            return f"env '{env_id(self.args.env)}' did something else when its seed and actions were repeated"
+        self._memory.restart(going.memory)
+        self._fresh = False
+        return None
+
+    def _position(self, actions: Array) -> Position:
+        """Where the envs stand, after a fragment of these actions."""
+        episodes = self.envs.episodes
+        return Position(
+            rank=self.rank,
+            vector_steps=self.vector_steps,
+            episodes=None if episodes is None else episodes.copy(),
+            ages=self._ages.copy(),
+            actions=actions,
+            obs=tree_map(np.copy, self._obs),
+            memory=None if self._memory.value is None else self._memory.value.copy(),
+        )
 
     def collect(self) -> Fragment:
         """T steps of all envs, as a fragment `[T, E, A, ...]`. Its arrays are used again for the next one.
@@ -145,7 +193,9 @@ class GymRunner(Runner):
         Raises:
             EnvError: an observation or reward was not finite.
         """
-        fragment = self._sample(self.policy.choose_action)
+        # What acting draws depends on where the runner is, and not on how it came there.
+        self.policy.algorithm.reseed(self.args.seed, self.rank, self.incarnation, self.vector_steps, "act")
+        fragment = self._sample(self._act)
         self.policy.finish_fragment(fragment)
         return fragment
 
@@ -169,7 +219,12 @@ class GymRunner(Runner):
                 yield fragment
         finally:
             self.vector_steps = vector_steps
-            self._reset()
+            self._go_on()
+
+    def _act(self, obs: Nested) -> dict[str, Array]:
+        chosen = self.policy.choose_action(obs, **self._memory.arguments())
+        self._memory.take(chosen)
+        return chosen
 
     def _sample(self, act: Callable[[Nested], dict[str, Array]]) -> Fragment:
         chosen: dict[str, Array] = {}
@@ -225,14 +280,15 @@ class GymRunner(Runner):
         buffers["truncated"][t] = step.truncated
         self._returns += step.reward[:, 0] if step.reward.shape[1] == 1 else step.reward.sum(axis=1)
         self._lengths += 1 if alive is None else stepped
+        self._ages += 1
         if step.final_envs:
             ends.append((t, step.final_envs, tree_map(np.copy, step.final_obs)))
             for env in step.final_envs:
                 ended = step.terminated[env] | step.truncated[env]
                 if alive is None or ended[alive[env]].all():
                     finished.append((self._returns[env], self._lengths[env]))
-                    self._returns[env] = self._lengths[env] = 0
-                    self.policy.algorithm.end_episode(env)
+                    self._returns[env] = self._lengths[env] = self._ages[env] = 0
+        self._memory.forget(step.terminated | step.truncated, step.alive)
         self._obs, self._alive = step.obs, step.alive
 
     def _fragment(self, steps: int, chosen: dict[str, Array], ends: list[Any], finished: list[tuple[float, int]],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,12 +41,20 @@ class OffPolicyActorCritic(OffPolicy):
         """Added to Box actions while training."""
         return ActionNoise(self.config.action_noise, self.config.noise_std, self.config.noise_theta)
 
-    def end_episode(self, env: int) -> None:
-        self.noise.end_episode(env)
+    @property
+    def memory_size(self) -> int:
+        return math.prod(self.spec.action_space.shape or ()) if self.noise.drifts else 0
 
-    def reseed(self, *parts: int | str) -> None:
-        super().reseed(*parts)
-        self.noise.reset()
+    def with_noise(self, action: Array, memory: Array | None) -> dict[str, Array]:
+        """What `choose_action` returns for actions `[E, A, ...]` in [-1, 1] while training; `memory`: the noise before."""
+        if memory is None:
+            return {"action": self.noise.add(action, self.rng)}
+        noisy, drift = self.noise.add_drifting(action, memory.reshape(action.shape), self.rng)
+        return {"action": noisy, "memory": drift.reshape(memory.shape)}
+
+    def without_noise(self, action: Array, memory: Array | None) -> dict[str, Array]:
+        """The same for actions that are to stay as they are."""
+        return {"action": action} if memory is None else {"action": action, "memory": memory}
 
     def random_actions(self, shape: tuple[int, ...]) -> Array:
         """Uniform ones in [-1, 1], float32, for the time before learning starts."""

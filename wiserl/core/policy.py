@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from wiserl.agent import algorithm_class
-from wiserl.core.algorithm import Algorithm
+from wiserl.core.algorithm import Algorithm, leading_axes
 from wiserl.core.batch import Array, Nested
 from wiserl.core.checkpoint import Checkpoint, open_checkpoint
 from wiserl.core.config import make_config
 from wiserl.core.device import check_device
+from wiserl.core.memory import RowMemory
 from wiserl.env.spaces import ActionCodec, EnvSpec, check_observation, observation_zeros, write_observation
 from wiserl.util.errors import EnvError, InputError
 
@@ -41,13 +42,27 @@ class Policy:
         # Where training left off: a new algorithm would act at random, as before its first update.
         self._algorithm.env_steps = self.manifest["env_steps"]
         self._codec = ActionCodec(self.spec.action_space)
+        self._memories: dict[str, RowMemory] = {}  # by agent
 
-    def act(self, obs: Nested, deterministic: bool = True) -> Array:
-        """Policy-format actions `[E, A, ...]` for observations `[E, A, ...]`, as a `VectorEnv` takes them."""
-        return self._algorithm.choose_action(obs, deterministic)["action"]
+    def memory(self, envs: int, agents: int) -> RowMemory:
+        """What acting on so many rows remembers, for `act`: nothing yet."""
+        return RowMemory(self._algorithm.memory_size, envs, agents)
 
-    def choose_action(self, obs: Any, deterministic: bool = True) -> Any:
+    def act(self, obs: Nested, deterministic: bool = True, memory: RowMemory | None = None) -> Array:
+        """Policy-format actions `[E, A, ...]` for observations `[E, A, ...]`, as a `VectorEnv` takes them.
+
+        `memory` is of the same rows, and is brought up to date; None: these are first steps of episodes.
+        """
+        if memory is None:
+            memory = self.memory(*leading_axes(obs))
+        chosen = self._algorithm.choose_action(obs, deterministic, **memory.arguments())
+        memory.take(chosen)
+        return chosen["action"]
+
+    def choose_action(self, obs: Any, deterministic: bool = True, agent: str = "") -> Any:
         """The env's action for one agent's observation, as the env returns it.
+
+        A policy with memory remembers what it was given since the last `reset`, for each `agent` by itself.
 
         Raises:
             InputError: the observation does not fit the space the policy was trained on.
@@ -58,8 +73,13 @@ class Policy:
             write_observation(self.spec.observation_space, buffers, (0, 0), obs)
         except (EnvError, TypeError, ValueError, KeyError) as error:
             raise InputError(f"observation does not fit {self.spec.observation_space}: {error}") from None
-        action = self._codec.to_env(self.act(buffers, deterministic))[0, 0]
+        memory = self._memories.setdefault(agent, self.memory(1, 1))
+        action = self._codec.to_env(self.act(buffers, deterministic, memory))[0, 0]
         return action.item() if np.ndim(action) == 0 else action
+
+    def reset(self) -> None:
+        """Forget the episode so far. Call it when one begins; a policy without memory has nothing to forget."""
+        self._memories.clear()
 
     def reseed(self, *parts: int | str) -> None:
         """Seed the generator that `deterministic=False` draws from."""

@@ -42,7 +42,6 @@ class RunConfig:
     save_replay: bool = (
         True  # in the newest checkpoint; without it a resumed off-policy run starts with an empty replay
     )
-    reset_at_checkpoint: bool = True  # sync: reset the envs there, so that a resumed run is exact
     max_inflight: Count = 0  # async: fragments per runner that may be unanswered; 0: 1 on-policy, 2 off-policy
     max_restarts: Count = 3  # of each runner whose process died, and of the learner
     learner_gpus: NonNegative = 0.0  # GPUs asked of Ray for the learner
@@ -51,6 +50,8 @@ class RunConfig:
 
 RUN_OPTIONS = tuple(name for name in field_names(RunConfig) if name not in ("algo", "env", "env_kwargs"))
 
+
+_GONE = ("reset_at_checkpoint",)  # options of earlier versions, which saved runs still name
 
 _KEPT = ("envs", "runners", "seed", "sync", "vector", "dataset", "dataset_share")  # what a resumed run cannot change
 
@@ -158,6 +159,8 @@ def run_options_of(folder: Path, changes: Mapping[str, Any]) -> tuple[str, Any, 
     except ValueError as error:
         raise InputError(f"'{path}' is corrupt: {error}") from None
     options = {**saved["run"], **saved["hyperparameters"]}
+    for name in _GONE:
+        options.pop(name, None)
     algo, env = options.pop("algo"), options.pop("env")
     for key, value in changes.items():
         fixed = key in _KEPT and key in options and convert_like(options.get(key), value) != options.get(key)

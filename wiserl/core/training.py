@@ -1,6 +1,6 @@
 """Training of a built-in algorithm, as an agent: what the learner does around `Algorithm.update`.
 
-It counts steps, drops what is too old, measures policy lag, cuts episodes at checkpoint boundaries, saves, and tells the
+It counts steps, drops what is too old, measures policy lag, remembers where the runners' envs stand, saves, and tells the
 driver. It goes through the same two verbs and the same transport as any user's agent.
 """
 
@@ -19,8 +19,9 @@ import numpy as np
 
 from wiserl.agent import AlgoLike, algorithm_class, algorithm_name
 from wiserl.core.agent import Agent
-from wiserl.core.batch import Array, Fragment, Nested, check_fragment, concat_fragments, count_env_steps, cut_episodes
+from wiserl.core.batch import Array, Fragment, Nested, check_fragment, concat_fragments, count_env_steps
 from wiserl.core.checkpoint import drop_replay, open_checkpoint, point_to, prune, save_checkpoint
+from wiserl.core.position import Continuation, Position, Track
 from wiserl.env.spaces import EnvSpec
 from wiserl.util.errors import InputError
 
@@ -43,7 +44,6 @@ class TrainPlan:
     eval_every: int  # 0: at the end only
     keep_checkpoints: int
     save_replay: bool
-    reset_at_checkpoint: bool
     max_inflight: int
     log_every: int
     resume: bool
@@ -51,7 +51,7 @@ class TrainPlan:
 
 @dataclass(frozen=True)
 class Event:
-    """Something the driver is told: `metrics` (a row), or `evaluate` (a checkpoint's path)."""
+    """Something the driver is told: `metrics` (a row), `evaluate` (a checkpoint's path) or `warning` (a sentence)."""
 
     kind: str
     env_steps: int
@@ -81,16 +81,15 @@ class TrainingAgent(Agent):
         )
         self.max_inflight = plan.max_inflight
         self.stop = False
-        self.boundary = 0
         self.version = 0
         self.warmed_up = 0
         self.logs: dict[str, float] = {}
 
     # ---- on a runner ----
 
-    def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
+    def choose_action(self, obs: Nested, deterministic: bool = False, **others: Any) -> dict[str, Array]:
         """The algorithm's own."""
-        return self.algorithm.choose_action(obs, deterministic)
+        return self.algorithm.choose_action(obs, deterministic, **others)
 
     def finish_fragment(self, fragment: Fragment) -> None:
         """The algorithm's own."""
@@ -99,7 +98,7 @@ class TrainingAgent(Agent):
     def _update_model(self, params: Any) -> None:
         self.algorithm._update_model(params["weights"])
         self.algorithm.env_steps = params["env_steps"]
-        self.stop, self.boundary, self.version = params["stop"], params["boundary"], params["version"]
+        self.stop, self.version = params["stop"], params["version"]
 
     # ---- on the learner ----
 
@@ -122,7 +121,10 @@ class TrainingAgent(Agent):
         self._last_round = time.monotonic()
         self._first_update_at: float | None = None
         self._saved_at = -1
-        self._exact_at = -1  # env steps of the last boundary: only there does a checkpoint continue bit for bit
+        self._tracks: dict[int, Track] = {}  # by rank
+        self._told: set[str] = set()
+        self._stop_asked = False
+        self._checked: set[int] = set()  # ranks
         if plan.resume:
             self._load()
         steps = self.algorithm.env_steps
@@ -137,41 +139,39 @@ class TrainingAgent(Agent):
             "weights": self.algorithm.weights(),
             "env_steps": self.algorithm.env_steps,
             "stop": self.stop,
-            "boundary": self.boundary,
             "version": self.version,
         }
 
     def _sync_model(self) -> None:
         self._fire(self.known())
 
-    def update(self, fragment: Fragment) -> None:
-        """Learn from one fragment."""
-        self._update_round([[(fragment,)]])
+    def update(self, fragment: Fragment, position: Position | None = None) -> None:
+        """Learn from one fragment; `position`: where its runner stands after it."""
+        self._update_round([[(fragment, position)]])
 
     def _update_round(self, shipments: Sequence[Sequence[tuple[Any, ...]]]) -> None:
-        fragments = [experience[0] for shipment in shipments for experience in shipment]
-        for fragment in fragments:
-            if fragment["fresh"].any():  # what a runner sends after that has the same fields
+        if self.algorithm.env_steps >= self.plan.total_steps:
+            return
+        experiences = [experience for shipment in shipments for experience in shipment]
+        for fragment, *position in experiences:
+            rank = int(fragment["rank"][0])
+            if (
+                rank not in self._checked or fragment["fresh"].any()
+            ):  # what a runner sends after that has the same fields
                 check_fragment(fragment)
-        fragments = [fragment for fragment in fragments if self._admit(fragment)]
-        if not fragments or self.algorithm.env_steps >= self.plan.total_steps:
+                self._checked.add(rank)
+            self._follow(*position)
+        fragments = [fragment for fragment, *_ in experiences if self._admit(fragment)]
+        if not fragments:
             return
         algorithm = self.algorithm
         steps = algorithm.env_steps + sum(map(count_env_steps, fragments))
         at_end = steps >= self.plan.total_steps
-        boundary = (at_end or steps >= self._next_checkpoint) and self.sync and self.plan.reset_at_checkpoint
-        if boundary:
-            fragments = [dict(fragment) for fragment in fragments]
-            for fragment in fragments:
-                cut_episodes(fragment)
         fragment = concat_fragments(fragments)
         algorithm.env_steps = steps
         self._note(fragment, algorithm.update(fragment))
         self.version += 1
-        self.stop = self.stop or at_end
-        if boundary:
-            self.boundary += 1
-            self._exact_at = steps
+        self.stop = self.stop or at_end or self._stop_asked
         self._sync_model()
         if at_end or steps >= self._next_checkpoint:
             self._next_checkpoint = _after(steps, self.plan.checkpoint_every)
@@ -184,6 +184,16 @@ class TrainingAgent(Agent):
         if at_end or steps >= self._next_log:
             self._next_log = steps + self.plan.log_every
             self._events.append(Event("metrics", steps, self._row()))
+
+    def _follow(self, position: Position | None = None) -> None:
+        """Keep where a runner stands."""
+        if position is None:
+            return
+        track = self._tracks.get(position.rank)
+        if track is None:
+            self._tracks[position.rank] = Track(position)
+        else:
+            track.add(position)
 
     def _admit(self, fragment: Fragment) -> bool:
         """Whether a fragment is young enough to learn from; the lag of those that are is measured.
@@ -237,6 +247,21 @@ class TrainingAgent(Agent):
         begun, steps = self._clock
         return (self.algorithm.env_steps - steps) / max(self._last_round - begun - self._paused, 1e-9)
 
+    # ---- called by runners ----
+
+    def continuation(self, rank: int) -> tuple[int, Continuation | None]:
+        """Vector steps that a runner has made, and what it goes on from; None where that is not known."""
+        track = self._tracks.get(rank)
+        if track is None:
+            return self.algorithm.env_steps // (self.plan.runners * self.plan.envs), None
+        return track.vector_steps, track.continuation()
+
+    def warn(self, text: str) -> None:
+        """Have the driver print a sentence, once."""
+        if text not in self._told:
+            self._told.add(text)
+            self._events.append(Event("warning", self.algorithm.env_steps, text))
+
     # ---- by hand ----
 
     def itself(self) -> TrainingAgent:
@@ -280,9 +305,11 @@ class TrainingAgent(Agent):
         self._to_evaluate.discard(Path(path).name)
 
     def request_stop(self) -> None:
-        """End training: runners learn of it with the answer to what they send next."""
-        self.stop = True
-        self._sync_model()
+        """End training: runners learn of it with the answer to what they send next; in sync mode all after the same round."""
+        self._stop_asked = True
+        if not self.sync:
+            self.stop = True
+            self._sync_model()
 
     def save(self) -> str:
         """Write a checkpoint to resume from, unless the newest one is of this very step; returns its path."""
@@ -302,14 +329,15 @@ class TrainingAgent(Agent):
         algorithm = self.algorithm
         if self._saved_at == algorithm.env_steps:
             return self._checkpoints / f"step_{algorithm.env_steps}"
-        counters = {"env_steps": algorithm.env_steps, "updates": algorithm.updates, "boundary": self.boundary}
-        counters["exact"] = self._exact_at == algorithm.env_steps
+        counters = {"env_steps": algorithm.env_steps, "updates": algorithm.updates}
         own = {
             "rng": json.dumps(algorithm.rng.bit_generator.state),
             "episodes": self._episodes,
             "returns": list(self._returns),
             "lengths": list(self._lengths),
             "warmed_up": self.warmed_up,
+            "version": self.version,
+            "positions": [track.state_dict() for track in self._tracks.values()],
         }
         state = {"algorithm": algorithm.learner_state(), "training": own}
         replay = algorithm.replay_state() if with_replay else None
@@ -337,8 +365,8 @@ class TrainingAgent(Agent):
         own = state["training"]
         algorithm.rng.bit_generator.state = json.loads(own["rng"])
         algorithm.env_steps, algorithm.updates = checkpoint.manifest["env_steps"], checkpoint.manifest["updates"]
-        # Away from a boundary the envs' episodes are lost: they start anew with seeds not used before.
-        self.boundary = checkpoint.manifest["boundary"] + (not checkpoint.manifest["exact"])
+        self.version = own.get("version", 0)
+        self._tracks = {saved["rank"]: Track.from_state(saved) for saved in own.get("positions", ())}
         self._episodes = own["episodes"]
         self._returns.extend(own["returns"])
         self._lengths.extend(own["lengths"])

@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils.env_checker import data_equivalence
 
+from wiserl.env.check_continuing import can_continue
 from wiserl.env.check_goals import goal_problem
 from wiserl.env.check_values import Findings, Problem
 from wiserl.env.goals import GoalReward, is_goal_env
@@ -74,6 +75,7 @@ class _Checker(Findings, ABC):
         try:
             self._check_seed()
             self._check_steps()
+            self._check_continuing(name, kwargs)
             if self._has_goals:
                 self._check_goals(spec, GoalReward(name, kwargs))
         except _Stop:
@@ -121,6 +123,18 @@ class _Checker(Findings, ABC):
         problem = self.call("compute_reward", goal_problem, spec, reward, self._goal_steps)
         if problem is not None:
             self.say("goals", problem.what, problem.mend)
+
+    def _check_continuing(self, name: EnvLike, kwargs: Mapping[str, Any]) -> None:
+        """A new copy of the env must come to where this one is: a resumed run does that."""
+        if self.problems:
+            return  # What is wrong in one copy would be found again in two.
+        if not self.call("an episode repeated in a new copy of the env", can_continue, name, kwargs):
+            self.say(
+                "continue",
+                "a new copy of the env, given the seed and actions of an episode, came to another observation: a resumed run "
+                "cannot continue its episodes exactly, it begins new ones",
+                "let reset(seed=...) set all that an episode depends on: nothing from earlier episodes, the clock or the process",
+            )
 
     def _check_seed(self) -> None:
         """Two episodes with one seed and the same actions must not differ."""

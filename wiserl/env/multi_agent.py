@@ -24,6 +24,7 @@ from wiserl.env.spaces import (
     write_observation,
 )
 from wiserl.util.errors import EnvError, InputError
+from wiserl.util.seeding import episode_seed
 
 
 @dataclass(slots=True)
@@ -38,6 +39,7 @@ class RowBuffers:
         truncated: bool `[E, A]`, never True together with `terminated`.
         alive: bool `[E, A]`, which rows act next.
         ended: bool `[E]`, the envs in which the episode of at least one agent ended at this step.
+        episode: uint64 `[E]`, the env's episode that is going, as `util.seeding` numbers them.
     """
 
     obs: Any
@@ -47,6 +49,7 @@ class RowBuffers:
     truncated: Array
     alive: Array
     ended: Array
+    episode: Array
 
     @classmethod
     def zeros(cls, spec: EnvSpec, num_envs: int) -> RowBuffers:
@@ -60,6 +63,7 @@ class RowBuffers:
             truncated=np.zeros(rows, np.bool_),
             alive=np.zeros(rows, np.bool_),
             ended=np.zeros(num_envs, np.bool_),
+            episode=np.zeros(num_envs, np.uint64),
         )
 
 
@@ -111,7 +115,7 @@ def find_frame_stack(env: Any) -> tuple[int, str]:
 
 
 class EnvRows:
-    """Adapts one env to rows: `reset` and `step` write at one index of `RowBuffers`; episodes restart by themselves.
+    """Adapts one env to rows: `begin` and `step` write at one index of `RowBuffers`; episodes restart by themselves.
 
     Attributes:
         env: the wrapped env.
@@ -127,17 +131,20 @@ class EnvRows:
         self._parallel = is_parallel(env)
         self._row = {agent: row for row, agent in enumerate(self.spec.agents)}
 
-    def reset(self, seed: int | None) -> None:
-        """Start a new episode. `seed` None goes on with the env's own random state.
+    def begin(self, episode: int) -> None:
+        """Start an episode, seeded by its number.
 
         Raises:
             EnvError: an observation lacks an entry, or has another shape or dtype than its space.
         """
-        self._begin(seed, check=True)
+        self._begin(episode, check=True)
 
-    def _begin(self, seed: int | None, check: bool = False) -> None:
-        # Without a seed the argument is left out: some envs take none.
-        obs, _ = self.env.reset() if seed is None else self.env.reset(seed=seed)
+    def _begin_next(self) -> None:
+        self._begin(int(self.buffers.episode[self._index]) + 1)
+
+    def _begin(self, episode: int, check: bool = False) -> None:
+        self.buffers.episode[self._index] = episode
+        obs, _ = self.env.reset(seed=episode_seed(episode))
         who = f"env '{self.spec.id}'"
         if not self._parallel:
             if check:
@@ -175,7 +182,7 @@ class EnvRows:
         if terminated or truncated:
             buffers.ended[e] = True
             write_observation(self.spec.observation_space, buffers.final_obs, (e, 0), obs)
-            self._begin(None)
+            self._begin_next()
         else:
             buffers.ended[e] = False
             write_observation(self.spec.observation_space, buffers.obs, (e, 0), obs)
@@ -241,7 +248,7 @@ class EnvRows:
                 clear_observation(buffers.final_obs, (e, row))
         buffers.ended[e] = bool(ended)
         if over:
-            self._begin(None)
+            self._begin_next()
 
     def close(self) -> None:
         """Close the env."""

@@ -30,6 +30,7 @@ class NativeVector(VectorEnv):
     """
 
     kind: VectorKind = "native"
+    episodes = None
 
     def __init__(self, env: EnvLike, kwargs: Mapping[str, Any] | None, num_envs: int) -> None:
         """Make the vector env.
@@ -60,10 +61,10 @@ class NativeVector(VectorEnv):
         self._all_alive = np.ones((num_envs, 1), np.bool_)
         self._alive = self._all_alive
 
-    def reset(self, seeds: Sequence[int]) -> tuple[Any, Array | None]:
-        """See `VectorEnv.reset`; all envs draw from one random state, seeded from all of `seeds`."""
-        self._check_seeds(seeds)
-        seed = int(np.random.SeedSequence([int(seed) for seed in seeds]).generate_state(1)[0])
+    def begin(self, episodes: Sequence[int]) -> tuple[Any, Array | None]:
+        """See `VectorEnv.begin`; all envs draw from one random state, seeded from all of `episodes`."""
+        self._check_episodes(episodes)
+        seed = int(np.random.SeedSequence([int(episode) for episode in episodes]).generate_state(1)[0])
         obs, _ = self._envs.reset(seed=seed)
         self._alive = self._all_alive
         return batched_observation(self.spec.observation_space, obs), self._alive if self._is_next_step else None
@@ -89,6 +90,12 @@ class NativeVector(VectorEnv):
             final_obs = tree_map(lambda leaf: leaf[final_envs], nested)
             return VectorStep(nested, reward, terminated, truncated, self._alive, final_envs, final_obs)
         return VectorStep(nested, reward, terminated, truncated, None, final_envs, self._same_step(info, final_envs))
+
+    def advance(self, actions: Sequence[Array]) -> Array:
+        """Cannot be done: `episodes` is None."""
+        raise InputError(
+            f"the native vector version of env '{self.spec.id}' steps all its envs at once: choose --vector inline or process"
+        )
 
     def _same_step(self, info: dict[str, Any], final_envs: list[int]) -> Any:
         """The final observations that a vector env with same-step autoreset gives in its info."""

@@ -24,7 +24,7 @@ import numpy as np
 
 from wiserl.core.batch import Array
 from wiserl.env.make import EnvLike, env_id
-from wiserl.env.pool_worker import BIND, DONE, MAKE, QUIT, RESET, RESULT, STEP, receive, send, shared_rows
+from wiserl.env.pool_worker import ADVANCE, BEGIN, BIND, DONE, MAKE, QUIT, RESULT, STEP, receive, send, shared_rows
 from wiserl.env.vector import VectorEnv, VectorKind, VectorStep, step_result
 from wiserl.util.cores import available_cores
 from wiserl.util.errors import ActorLost, EnvError, InputError, WaitTimeout
@@ -179,6 +179,7 @@ class ProcessVector(VectorEnv):
         finally:
             os.close(memory_fd)
         self._alive = self._buffers.alive if has_alive else None
+        self.episodes = self._buffers.episode
 
     @property
     def pids(self) -> list[int]:
@@ -209,12 +210,17 @@ class ProcessVector(VectorEnv):
             raise errors[0]
         return results
 
-    def reset(self, seeds: Sequence[int]) -> tuple[Any, Array | None]:
-        """See `VectorEnv.reset`; also `WaitTimeout` and `ActorLost`, after which the vector is closed."""
-        self._check_seeds(seeds)
-        parts = [[int(seed) for seed in seeds[worker.start : worker.stop]] for worker in self._workers]
-        self._ask(RESET, parts, "resetting its envs")
+    def begin(self, episodes: Sequence[int]) -> tuple[Any, Array | None]:
+        """See `VectorEnv.begin`; also `WaitTimeout` and `ActorLost`, after which the vector is closed."""
+        self._check_episodes(episodes)
+        parts = [[int(episode) for episode in episodes[worker.start : worker.stop]] for worker in self._workers]
+        self._ask(BEGIN, parts, "resetting its envs")
         return self._buffers.obs, self._alive
+
+    def advance(self, actions: Sequence[Array]) -> Array:
+        """See `VectorEnv.advance`; also `WaitTimeout` and `ActorLost`, after which the vector is closed."""
+        parts = [list(actions[worker.start : worker.stop]) for worker in self._workers]
+        return np.concatenate(self._ask(ADVANCE, parts, "stepping its envs"))
 
     def step(self, actions: Array) -> VectorStep:
         """See `VectorEnv.step`; also `WaitTimeout` and `ActorLost`, after which the vector is closed."""

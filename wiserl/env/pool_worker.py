@@ -22,7 +22,7 @@ from wiserl.env.spaces import ActionCodec, EnvSpec
 from wiserl.env.vector import InlineVector
 from wiserl.util.failure import Failure
 
-MAKE, BIND, RESET, STEP, QUIT = b"m", b"b", b"r", b"s", b"q"
+MAKE, BIND, BEGIN, ADVANCE, STEP, QUIT = b"m", b"b", b"r", b"a", b"s", b"q"
 DONE, RESULT, RAISED = b"o", b"p", b"x"
 _ALIGN = 64
 
@@ -131,8 +131,10 @@ class _Worker:
         if command == STEP:
             infos = self._vector.step(self._action).infos
             return [(index, _portable_info(info)) for index, info in infos] if infos else None
-        if command == RESET:
-            self._vector.reset(receive(sock))
+        if command == ADVANCE:
+            return self._vector.advance(receive(sock))
+        if command == BEGIN:
+            self._vector.begin(receive(sock))
         elif command == BIND:
             num_envs, start, stop = receive(sock)
             buffers, action = shared_rows(self._vector.spec, num_envs, self._memory_fd, grow=False)

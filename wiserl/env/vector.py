@@ -12,7 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from gymnasium import spaces
@@ -22,7 +22,9 @@ from wiserl.env.make import EnvLike, is_parallel, make_env
 from wiserl.env.multi_agent import EnvRows, RowBuffers, read_spec
 from wiserl.env.spaces import ActionCodec, EnvSpec, check_observation
 from wiserl.util.errors import InputError, nearest
+from wiserl.util.seeding import episode_seed, first_episode
 
+VectorT = TypeVar("VectorT", bound="VectorEnv")
 VectorKind = Literal["inline", "native", "process"]
 VECTOR_KINDS: tuple[VectorKind, ...] = ("inline", "native", "process")
 
@@ -64,18 +66,31 @@ class VectorEnv(ABC):
         spec: spaces and agents of one env.
         num_envs: `E`.
         kind: "inline", "native" or "process".
+        episodes: uint64 `[E]`, the episode going in each env, as `util.seeding` numbers them; None where the envs cannot be
+            seeded one by one.
     """
 
     spec: EnvSpec
     num_envs: int
     kind: VectorKind
+    episodes: Array | None
 
-    @abstractmethod
     def reset(self, seeds: Sequence[int]) -> tuple[Any, Array | None]:
-        """Start a new episode in each env, seeded; later autoresets go on with each env's own random state.
+        """Start a new episode in each env, seeded. The seeds of those that follow it are functions of its seed.
 
         Args:
-            seeds: one per env.
+            seeds: one per env, in [0, 2**32).
+
+        Returns and raises as `begin`.
+        """
+        return self.begin([first_episode(seed) for seed in seeds])
+
+    @abstractmethod
+    def begin(self, episodes: Sequence[int]) -> tuple[Any, Array | None]:
+        """Start the episode of this number in each env.
+
+        Args:
+            episodes: one per env, as `util.seeding` numbers them.
 
         Returns:
             nested observations `[E, A, ...]` and `alive` bool `[E, A]` (None: all, always). The next step may overwrite
@@ -88,7 +103,7 @@ class VectorEnv(ABC):
 
     @abstractmethod
     def step(self, actions: Array) -> VectorStep:
-        """Step each env once. `reset` comes first.
+        """Step each env once. `reset` or `begin` comes first.
 
         Args:
             actions: `[E, A, *action shape]` as a policy emits them (see `ActionCodec`).
@@ -98,14 +113,25 @@ class VectorEnv(ABC):
         """
 
     @abstractmethod
+    def advance(self, actions: Sequence[Array]) -> Array:
+        """Step each env through actions of its own, more in some than in others: `obs` and `alive` of the last `begin` change.
+
+        Args:
+            actions: for each env `[n, A, *action shape]`, as `step` takes them; n may be 0.
+
+        Returns:
+            float64 `[E]`: rewards of these steps, summed over agents.
+        """
+
+    @abstractmethod
     def close(self) -> None:
         """Close the envs; a second call does nothing."""
 
-    def _check_seeds(self, seeds: Sequence[int]) -> None:
-        if len(seeds) != self.num_envs:
-            raise InputError(f"reset got {len(seeds)} seeds for {self.num_envs} envs; give one per env")
+    def _check_episodes(self, episodes: Sequence[int]) -> None:
+        if len(episodes) != self.num_envs:
+            raise InputError(f"reset got {len(episodes)} seeds for {self.num_envs} envs; give one per env")
 
-    def __enter__(self) -> VectorEnv:
+    def __enter__(self: VectorT) -> VectorT:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -116,6 +142,7 @@ class InlineVector(VectorEnv):
     """Steps the envs one after the other in this process: the least overhead for cheap envs."""
 
     kind: VectorKind = "inline"
+    episodes: Array
 
     def __init__(self, env: EnvLike, kwargs: Mapping[str, Any] | None, num_envs: int) -> None:
         """Make `num_envs` envs.
@@ -151,8 +178,9 @@ class InlineVector(VectorEnv):
         return self._is_parallel
 
     def bind(self, buffers: RowBuffers) -> None:
-        """Write into `buffers` from now on (a worker process shares them with its parent). `reset` comes next."""
+        """Write into `buffers` from now on (a worker process shares them with its parent). `begin` comes next."""
         self._buffers = buffers
+        self.episodes = buffers.episode
         self._alive = buffers.alive if self._is_parallel else None
         self._rows: list[EnvRows] = []
         if self._is_fast:
@@ -162,18 +190,39 @@ class InlineVector(VectorEnv):
         else:
             self._rows = [EnvRows(env, self.spec, buffers, index) for index, env in enumerate(self._envs)]
 
-    def reset(self, seeds: Sequence[int]) -> tuple[Any, Array | None]:
-        """See `VectorEnv.reset`."""
-        self._check_seeds(seeds)
+    def begin(self, episodes: Sequence[int]) -> tuple[Any, Array | None]:
+        """See `VectorEnv.begin`."""
+        self._check_episodes(episodes)
         if self._is_fast:
-            for index, (env, seed) in enumerate(zip(self._envs, seeds, strict=True)):
-                obs, _ = env.reset(seed=int(seed))
+            for index, episode in enumerate(episodes):
+                obs = self._begin_fast(index, int(episode))
                 check_observation(self.spec.observation_space, obs, f"env '{self.spec.id}'")
                 self._obs_rows[index] = obs
             self._any_ended = True  # A step that raised may have set flags before it did.
-        for rows, seed in zip(self._rows, seeds, strict=False):
-            rows.reset(int(seed))
+        for rows, episode in zip(self._rows, episodes, strict=False):
+            rows.begin(int(episode))
         return self._buffers.obs, self._alive
+
+    def _begin_fast(self, index: int, episode: int) -> Any:
+        self._buffers.episode[index] = episode
+        return self._envs[index].reset(seed=episode_seed(episode))[0]
+
+    def advance(self, actions: Sequence[Array]) -> Array:
+        """See `VectorEnv.advance`."""
+        totals = np.zeros(self.num_envs)
+        for index, chosen in enumerate(actions):
+            for action in self._codec.to_env(chosen):
+                if self._is_fast:
+                    row = action[0].tolist() if self._as_ints else action[0]
+                    obs, reward, terminated, truncated, _ = self._step_functions[index](row)
+                    totals[index] += np.float32(reward)
+                    if terminated or truncated:
+                        obs = self._begin_fast(index, int(self._buffers.episode[index]) + 1)
+                    self._obs_rows[index] = obs
+                else:
+                    self._rows[index].step(action.tolist() if self._as_ints else action)
+                    totals[index] += self._buffers.reward[index].sum()
+        return totals
 
     def step(self, actions: Array) -> VectorStep:
         """See `VectorEnv.step`."""
@@ -200,7 +249,7 @@ class InlineVector(VectorEnv):
                     buffers.terminated[index, 0] = True
                 else:
                     buffers.truncated[index, 0] = True
-                obs, _ = self._envs[index].reset()
+                obs = self._begin_fast(index, int(buffers.episode[index]) + 1)
             obs_rows[index] = obs
             if info:
                 infos.append((index, info))

@@ -56,6 +56,7 @@ def play_episodes(policy: Policy, episodes: int, video: Path | None) -> list[flo
 
 def _single_episode(env: Any, policy: Policy, seed: int, frames: list[Any] | None) -> float:
     obs, _ = env.reset(seed=seed)
+    policy.reset()
     total = 0.0
     for _ in range(MAX_STEPS):
         obs, reward, terminated, truncated, _ = env.step(policy.choose_action(obs))
@@ -69,9 +70,11 @@ def _single_episode(env: Any, policy: Policy, seed: int, frames: list[Any] | Non
 
 def _parallel_episode(env: Any, policy: Policy, seed: int, frames: list[Any] | None) -> float:
     obs, _ = env.reset(seed=seed)
+    policy.reset()
     total = 0.0
     for _ in range(MAX_STEPS):
-        obs, rewards, _, _, _ = env.step({agent: policy.choose_action(obs[agent]) for agent in env.agents})
+        actions = {agent: policy.choose_action(obs[agent], agent=agent) for agent in env.agents}
+        obs, rewards, _, _, _ = env.step(actions)
         total += float(sum(rewards.values()))
         if frames is not None:
             frames.append(env.render())

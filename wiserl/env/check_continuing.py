@@ -1,0 +1,44 @@
+"""Whether an env's episodes can be gone on with in another process: a part of `wiserl check-env`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from wiserl.core.batch import Array, tree_leaves, tree_map
+from wiserl.env.make import EnvLike
+from wiserl.env.spaces import ActionCodec
+from wiserl.env.vector import InlineVector
+
+_STEPS, _SECONDS = 200, 1.0
+
+
+def can_continue(env: EnvLike, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a new copy of the env comes to the same observation by repeating the seed and actions of an episode.
+
+    The episode is the one that is going after 200 random steps, or 1 s of them.
+    """
+    random, taken = np.random.default_rng(0), 0
+    with InlineVector(env, kwargs, 1) as first:
+        obs, _ = first.reset([0])
+        actions: list[Array] = []
+        codec, deadline = ActionCodec(first.spec.action_space), time.monotonic() + _SECONDS
+        for step in range(_STEPS):
+            begun = first.episodes.copy()
+            chosen = codec.random(random, (1, first.spec.num_agents))
+            obs = first.step(chosen).obs
+            taken = taken + 1 if np.array_equal(begun, first.episodes) else 0
+            actions.append(chosen[0])
+            if step and time.monotonic() > deadline:
+                break
+        expected, episodes = tree_map(np.copy, obs), first.episodes.tolist()
+    with InlineVector(env, kwargs, 1) as second:
+        obs, _ = second.begin(episodes)
+        second.advance([np.stack(actions)[len(actions) - taken :]])
+        return all(
+            np.array_equal(found, wanted, equal_nan=found.dtype.kind == "f")
+            for (_, found), (_, wanted) in zip(tree_leaves(obs), tree_leaves(expected), strict=True)
+        )
