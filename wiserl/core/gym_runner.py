@@ -215,8 +215,7 @@ class GymRunner(Runner):
         alive = self._alive
         if alive is not None:
             self._alive_buffer[t] = alive
-            alive = self._alive_buffer[t]  # the envs write over their own array in `step`
-            stepped = alive.any(axis=1)
+            stepped = alive.any(axis=1)  # of now: the envs write over their own array in `step`
         step = self.envs.step(action["action"])
         self.vector_steps += 1
         buffers = self._buffers
@@ -227,12 +226,10 @@ class GymRunner(Runner):
         self._lengths += 1 if alive is None else stepped
         if step.final_envs:
             ends.append((t, step.final_envs, tree_map(np.copy, step.final_obs)))
-            for env in step.final_envs:
-                ended = step.terminated[env] | step.truncated[env]
-                if alive is None or ended[alive[env]].all():
-                    finished.append((self._returns[env], self._lengths[env]))
-                    self._returns[env] = self._lengths[env] = 0
-                    self.policy.algorithm.end_episode(env)
+            for env in step.env_ended:
+                finished.append((self._returns[env], self._lengths[env]))
+                self._returns[env] = self._lengths[env] = 0
+                self.policy.algorithm.end_episode(env)
         self._obs, self._alive = step.obs, step.alive
 
     def _fragment(self, steps: int, chosen: dict[str, Array], ends: list[Any], finished: list[tuple[float, int]],

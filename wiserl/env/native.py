@@ -87,8 +87,9 @@ class NativeVector(VectorEnv):
         if self._is_next_step:
             self._alive = ~ended
             final_obs = tree_map(lambda leaf: leaf[final_envs], nested)
-            return VectorStep(nested, reward, terminated, truncated, self._alive, final_envs, final_obs)
-        return VectorStep(nested, reward, terminated, truncated, None, final_envs, self._same_step(info, final_envs))
+            return VectorStep(nested, reward, terminated, truncated, self._alive, final_envs, final_envs, final_obs)
+        final_obs = self._same_step(info, final_envs)
+        return VectorStep(nested, reward, terminated, truncated, None, final_envs, final_envs, final_obs)
 
     def _same_step(self, info: dict[str, Any], final_envs: list[int]) -> Any:
         """The final observations that a vector env with same-step autoreset gives in its info."""
