@@ -112,6 +112,25 @@ def test_train_resumes(run):
     assert json.loads(Path("run/summary.json").read_text())["env_steps"] == 128
 
 
+def test_the_first_line_names_the_preset_and_no_preset_leaves_it_out(cli):
+    small = ["train", "ppo", "CartPole-v1", "--total-steps", "64", "--backend", "local", "--eval-episodes", "1"]
+    small += ["--device", "cpu", "--set", "n_epochs=1"]
+    code, _, err = cli(*small, "--run-dir", "tuned")
+    assert code == 0, err
+    assert err.splitlines()[0].startswith("preset: ppo on CartPole-v1 (")
+    code, _, err = cli(*small, "--run-dir", "plain", "--no-preset", "--vector", "inline")
+    assert code == 0, err
+    assert "preset" not in err
+    tuned, plain = (json.loads(Path(f"{name}/config.json").read_text()) for name in ("tuned", "plain"))
+    assert (tuned["hyperparameters"]["gamma"], plain["hyperparameters"]["gamma"]) == (0.98, 0.99)
+    code, _, err = cli("train", "ppo", "CartPole-v1", "--resume", "tuned", "--total-steps", "128")
+    assert code == 0, err
+    assert "preset" not in err, "a resumed run has the options of its folder"
+    code, _, err = cli("train", "ppo", "CartPole-v1", "--resume", "tuned", "--no-preset")
+    assert code == 2
+    assert "has preset=True; train anew" in err
+
+
 def test_train_reads_a_config_file_and_flags_win(cli):
     Path("c.yaml").write_text("seed: 3\ngamma: 0.25\nenvs: 4\n")
     assert cli(*TRAIN, "--config", "c.yaml", "--quiet")[0] == 0

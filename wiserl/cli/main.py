@@ -40,6 +40,9 @@ def cli() -> None:
 @click.option("--checkpoint-every", metavar="N", help="env steps between checkpoints; default: five in a run")
 @click.option("--config", metavar="FILE", help="YAML or JSON file of options")
 @click.option(
+    "--preset/--no-preset", default=None, help="whether to start from the preset for ALGO and ENV; default: yes"
+)
+@click.option(
     "--set",
     "settings",
     metavar="KEY=VALUE",
@@ -52,8 +55,8 @@ def train(algo: str, env: str, config: str | None, resume: str | None, settings:
           **options: Any) -> None:  # fmt: skip
     """Train ALGO on ENV: a gymnasium id, package/module of a PettingZoo env, or module:function.
 
-    Without options the preset for ALGO and ENV is used (`wiserl list presets`). `wiserl list options ALGO` lists all that
-    --set takes.
+    Options that are not given come from the preset for ALGO and ENV (`wiserl list presets`), if there is one, else from the
+    defaults. `wiserl list options ALGO` lists all that --set takes.
     """
     from wiserl.core.experiment import train as run_training
 
