@@ -3,7 +3,7 @@
 The same parts give the same seed on every machine, process and Python version, and different parts give independent
 streams. Envs are seeded by (seed, rank, env, boundary): the run's seed, the runner's rank, the env's index in that
 runner, and the number of the checkpoint boundary at which it is reset (0 at the start). What is random elsewhere adds a
-name: `rng(seed, "replay")`, `derive_seed(seed, "eval", step)`.
+name: `rng(seed, "replay")`, `derive_seed(seed, "evaluation", env_steps)`.
 """
 
 from __future__ import annotations
