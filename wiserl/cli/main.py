@@ -124,7 +124,7 @@ def play(run_dir: str, video: str | None, episodes: str, checkpoint: str) -> Non
 
 @cli.command()
 @click.argument("run_dirs", nargs=-1, required=True)
-@click.option("--out", metavar="FILE", help="PNG or SVG; default: curve.png in the first run folder")
+@click.option("--out", metavar="FILE", help="PNG or SVG; default: curve.png in the first folder given")
 @click.option(
     "--y",
     "column",
@@ -134,7 +134,9 @@ def play(run_dir: str, video: str | None, episodes: str, checkpoint: str) -> Non
     help="a column of metrics.csv",
 )
 def plot(run_dirs: tuple[str, ...], out: str | None, column: str) -> None:
-    """Plot training curves: runs that differ in their seed become one line with a band."""
+    """Plot training curves of runs, or of folders of runs: those that differ in their seed alone become one line with a band,
+    the others are labelled by what differs.
+    """
     from wiserl.util.plotting import plot_runs
 
     folders = [Path(folder) for folder in run_dirs]
