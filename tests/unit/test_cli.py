@@ -161,6 +161,27 @@ def test_play_writes_a_video(run):
         assert video.n_frames > 1
 
 
+def test_play_without_a_display_says_so_instead_of_playing_unseen(run, monkeypatch):
+    for name in ("SDL_VIDEODRIVER", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    said = "wiserl: error: there is no display to open a window on (neither DISPLAY nor WAYLAND_DISPLAY is set): "
+    assert run("play", "run") == (2, "", f"{said}write a video by --video FILE.gif\n")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    code, _, err = run("play", "run")
+    assert code == 2
+    assert "window on (SDL_VIDEODRIVER=dummy): write a video" in err
+    assert run("play", "run", "--video", "play.gif")[0] == 0
+
+
+def test_play_refuses_an_env_that_draws_no_window(run, monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "")
+    monkeypatch.setenv("DISPLAY", ":0")
+    code, _, err = run("play", "run")
+    assert code == 2
+    assert "env 'tests.envs:Chain' draws no window (its render modes: rgb_array)" in err
+
+
 def test_plot_draws_the_curve_where_it_was_asked_for(run):
     assert run("plot", "run") == (0, "run/curve.png\n", "")
     assert Path("run/curve.png").read_bytes()[:4] == b"\x89PNG"
