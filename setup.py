@@ -12,9 +12,6 @@ EXTRAS = {
     "minari": ["minari[hdf5]>=0.5"],
     "video": ["imageio>=2.34", "imageio-ffmpeg>=0.5"],
     "box2d": ["box2d>=2.3.10", "pygame-ce>=2.5"],
-    "server": ["grpcio>=1.60", "protobuf>=4.25", "fastapi>=0.110", "uvicorn>=0.29"],
-    "wandb": ["wandb>=0.17"],
-    "aim": ["aim>=3.20"],
     "bench": ["stable-baselines3>=2.7", "ray[rllib]>=2.40", "psutil>=5.9"],
     "dev": [
         "pytest>=8",
@@ -29,9 +26,7 @@ EXTRAS = {
         "scipy>=1.11",
     ],
 }
-EXTRAS["all"] = sorted(
-    {item for name in ("marl", "atari", "mujoco", "box2d", "server", "video") for item in EXTRAS[name]}
-)
+EXTRAS["all"] = sorted({item for name in ("marl", "atari", "mujoco", "box2d", "video") for item in EXTRAS[name]})
 
 setup(
     name="wiserl",

@@ -239,6 +239,44 @@ class DyingAgents(ParallelEnv):
         return np.array([1 - bit, bit, self._steps / self._ends["agent_2"]], np.float32)
 
 
+class Relay(ParallelEnv):
+    """Three agents, one after the other: the next joins in the step in which the one before ends, after `leg` steps.
+
+    Each step is worth 1, so that an episode returns `3 * leg`, whatever is done.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"name": "relay_v0", "render_modes": []}
+
+    def __init__(self, leg: int = 2) -> None:
+        self.possible_agents = ["agent_0", "agent_1", "agent_2"]
+        self.agents: list[str] = []
+        self.render_mode = None
+        self._leg = leg
+
+    def observation_space(self, agent: str) -> spaces.Space:
+        return UNIT
+
+    def action_space(self, agent: str) -> spaces.Space:
+        return BoxObs.action_space
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None):
+        self._steps, self.agents = 0, self.possible_agents[:1]
+        return {self.agents[0]: self._obs()}, {self.agents[0]: {}}
+
+    def step(self, actions: dict[str, Any]):
+        (agent,) = actions
+        self._steps += 1
+        is_over = self._steps % self._leg == 0
+        if is_over:
+            leg = self._steps // self._leg
+            self.agents = self.possible_agents[leg : leg + 1]
+        seen = dict.fromkeys([agent, *self.agents])
+        return {a: self._obs() for a in seen}, {agent: 1.0}, {agent: is_over}, {agent: False}, {a: {} for a in seen}
+
+    def _obs(self) -> np.ndarray:
+        return np.array([1.0, self._steps / (3 * self._leg)], np.float32)
+
+
 class Broken(BoxObs):
     """From step `step` of an episode on: a NaN observation, a NaN reward, or an exception."""
 

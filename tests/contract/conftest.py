@@ -25,6 +25,7 @@ class RayCluster:
 
     folder: str
     mark: str
+    address: str
 
     def worker_pids(self, title: str) -> list[int]:
         """Pids of Ray workers whose title begins with `ray::TITLE`."""
@@ -50,17 +51,24 @@ def short_folder() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def own_cluster() -> Iterator[RayCluster]:
-    """Started once; ended by the pids of its processes, since `ray stop` would end everybody's."""
+    """Started once."""
+    with started_cluster() as cluster:
+        yield cluster
+
+
+@contextlib.contextmanager
+def started_cluster(**variables: str) -> Iterator[RayCluster]:
+    """A cluster, ended by the pids of its processes, since `ray stop` would end everybody's."""
     with short_folder() as folder:
-        environment = {**os.environ, "RAY_TMPDIR": folder, "TEST_MARK": folder, "RAY_ADDRESS": ""}
-        ray = Path(sys.executable).with_name("ray")
+        environment = {**os.environ, "RAY_TMPDIR": folder, "TEST_MARK": folder, "RAY_ADDRESS": "", **variables}
+        ray, port = Path(sys.executable).with_name("ray"), free_port()
         subprocess.run(
-            [ray, "start", "--head", f"--port={free_port()}", "--num-cpus=2", "--include-dashboard=false",
+            [ray, "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false",
              "--disable-usage-stats", "--dashboard-agent-listen-port=0"],
             env=environment, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=60,
         )  # fmt: skip
         try:
-            yield RayCluster(folder, folder)
+            yield RayCluster(folder, folder, f"127.0.0.1:{port}")
         finally:
             processes = marked(folder)
             # Ray's agents give themselves a title, which overwrites the mark, and outlive a raylet that is killed.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -17,10 +18,12 @@ import pytest
 
 import wiserl
 from tests.contract.agents import Failing, Placer, Stepper, Tally
+from tests.contract.conftest import started_cluster
 from tests.contract.harness import GATED, tiny, train_command, wait_for
 from wiserl import WiseRL
 from wiserl.cli.main import main
 from wiserl.dist.cluster import find_cluster
+from wiserl.dist.token import check_token
 from wiserl.util.errors import ActorLost, InputError, PlacementError, WaitTimeout
 
 BACKENDS = ["local", pytest.param("ray", marks=pytest.mark.ray)]
@@ -240,6 +243,48 @@ def test_a_ray_address_where_nothing_answers_is_an_error_and_not_a_cluster_of_ou
     monkeypatch.setattr("wiserl.dist.cluster.CONNECT_SECONDS", 0.5)
     with pytest.raises(InputError, match=r"RAY_ADDRESS is 127\.0\.0\.1:9, but nothing answers there"):
         WiseRL("ray").make_agent("agent", Tally)
+
+
+@pytest.mark.ray
+def test_a_cluster_that_asks_for_a_token_says_at_once_what_to_set(
+    no_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Ray alone prints the same line each second, for 20 s, and then does not say what is wrong."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def refused(said: str) -> None:
+        begun = time.monotonic()
+        with pytest.raises(InputError, match=said):
+            WiseRL("ray").make_agent("agent", Tally)
+        assert time.monotonic() - begun < 10.0
+        assert "Failed to get cluster ID" not in "".join(capfd.readouterr())
+
+    with started_cluster(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="a" * 64) as cluster:
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        refused("asks for a token, and is shown none: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's")
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("a" * 64)
+        refused(r"asks for a token, and is shown none: set RAY_AUTH_MODE=token \(")
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "b" * 200)
+        refused("asks for a token, and does not take the one found here: set RAY_AUTH_TOKEN to the cluster's")
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
+        monkeypatch.delenv("RAY_AUTH_TOKEN")
+        refused("asks for a token, and is shown none: set RAY_AUTH_TOKEN to the cluster's")
+        monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+        check_token(cluster.address)
+        monkeypatch.delenv("RAY_AUTH_MODE")
+        monkeypatch.delenv("RAY_ADDRESS")
+        check_token(cluster.address)  # what `ray start` noted gets the token of its own accord
+
+
+def test_what_does_not_answer_as_a_cluster_does_is_left_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wiserl.dist.token.ANSWER_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for address in (f"127.0.0.1:{silent.getsockname()[1]}", "127.0.0.1:9", "ray://127.0.0.1:9", "somewhere"):
+            check_token(address)
 
 
 def test_a_cluster_that_has_died_without_ray_stop_does_not_hold_up_the_next_run(

@@ -385,6 +385,17 @@ def test_the_target_takes_over_its_share_at_each_interval_of_env_steps(tau, mix)
     )
 
 
+def test_the_target_keeps_to_its_interval_where_updates_do_not_divide_it():
+    agent = make_agent(train_freq=4, target_update_interval=10)
+    moved, before = [], agent.network.target_flat.clone()
+    for env_steps in range(2, 82, 2):
+        feed(agent, 1)  # of two envs
+        if not torch.equal(agent.network.target_flat, before):
+            moved.append(env_steps)
+            before = agent.network.target_flat.clone()
+    assert moved == [12, 20, 32, 40, 52, 60, 72, 80]
+
+
 @pytest.mark.parametrize(("decay", "expected"), [("none", 1e-3), ("linear", 0.75e-3)])
 def test_the_learning_rate_falls_with_progress_where_that_is_asked_for(decay, expected):
     agent = make_agent(learning_rate=1e-3, learning_rate_decay=decay, total_steps=40)

@@ -192,6 +192,19 @@ def test_the_policy_evaluated_is_the_one_of_now_and_evaluation_changes_nothing(t
     assert weights_file(tmp_path / "hand") == weights_file(tmp_path / "train")
 
 
+def test_each_evaluation_has_episodes_of_its_own(tmp_path):
+    class Lottery(BoxObs):
+        def match(self, target, action):
+            return float(self.np_random.random())
+
+    with begin("ppo", Lottery, tmp_path / "hand") as run:
+        run.step()
+        first, again = run.evaluate(episodes=3), run.evaluate(episodes=3)
+        run.step()
+        assert np.array_equal(first, again)
+        assert not np.array_equal(first, run.evaluate(episodes=3))
+
+
 @pytest.mark.parametrize("algo", ["ppo", "dqn"])
 def test_what_is_saved_elsewhere_is_a_run_of_its_own_to_load_and_to_resume(tmp_path, algo):
     """From a boundary on it goes on bit for bit, by hand or by `train`."""

@@ -112,6 +112,25 @@ def test_train_resumes(run):
     assert json.loads(Path("run/summary.json").read_text())["env_steps"] == 128
 
 
+def test_the_first_line_names_the_preset_and_no_preset_leaves_it_out(cli):
+    small = ["train", "ppo", "CartPole-v1", "--total-steps", "64", "--backend", "local", "--eval-episodes", "1"]
+    small += ["--device", "cpu", "--set", "n_epochs=1"]
+    code, _, err = cli(*small, "--run-dir", "tuned")
+    assert code == 0, err
+    assert err.splitlines()[0].startswith("preset: ppo on CartPole-v1 (")
+    code, _, err = cli(*small, "--run-dir", "plain", "--no-preset", "--vector", "inline")
+    assert code == 0, err
+    assert "preset" not in err
+    tuned, plain = (json.loads(Path(f"{name}/config.json").read_text()) for name in ("tuned", "plain"))
+    assert (tuned["hyperparameters"]["gamma"], plain["hyperparameters"]["gamma"]) == (0.98, 0.99)
+    code, _, err = cli("train", "ppo", "CartPole-v1", "--resume", "tuned", "--total-steps", "128")
+    assert code == 0, err
+    assert "preset" not in err, "a resumed run has the options of its folder"
+    code, _, err = cli("train", "ppo", "CartPole-v1", "--resume", "tuned", "--no-preset")
+    assert code == 2
+    assert "has preset=True; train anew" in err
+
+
 def test_train_reads_a_config_file_and_flags_win(cli):
     Path("c.yaml").write_text("seed: 3\ngamma: 0.25\nenvs: 4\n")
     assert cli(*TRAIN, "--config", "c.yaml", "--quiet")[0] == 0
@@ -140,6 +159,27 @@ def test_play_writes_a_video(run):
     with PillowImage.open("play.gif") as video:
         assert video.size == (80, 16)
         assert video.n_frames > 1
+
+
+def test_play_without_a_display_says_so_instead_of_playing_unseen(run, monkeypatch):
+    for name in ("SDL_VIDEODRIVER", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    said = "wiserl: error: there is no display to open a window on (neither DISPLAY nor WAYLAND_DISPLAY is set): "
+    assert run("play", "run") == (2, "", f"{said}write a video by --video FILE.gif\n")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    code, _, err = run("play", "run")
+    assert code == 2
+    assert "window on (SDL_VIDEODRIVER=dummy): write a video" in err
+    assert run("play", "run", "--video", "play.gif")[0] == 0
+
+
+def test_play_refuses_an_env_that_draws_no_window(run, monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "")
+    monkeypatch.setenv("DISPLAY", ":0")
+    code, _, err = run("play", "run")
+    assert code == 2
+    assert "env 'tests.envs:Chain' draws no window (its render modes: rgb_array)" in err
 
 
 def test_plot_draws_the_curve_where_it_was_asked_for(run):

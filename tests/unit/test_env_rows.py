@@ -38,7 +38,7 @@ def test_agents_die_and_join_as_rows_that_are_alive_or_not():
     rows = rows_of(DyingAgents(length=10))
     rows.begin(first_episode(0))
     buffers = rows.buffers
-    alive, terminated, truncated, ended = [buffers.alive[0].tolist()], [], [], []
+    alive, terminated, truncated, ended, env_ended = [buffers.alive[0].tolist()], [], [], [], []
     for _ in range(10):
         was_alive = buffers.alive[0].copy()
         rows.step(ACTIONS)
@@ -48,6 +48,7 @@ def test_agents_die_and_join_as_rows_that_are_alive_or_not():
         terminated.append(buffers.terminated[0].tolist())
         truncated.append(buffers.truncated[0].tolist())
         ended.append(bool(buffers.ended[0]))
+        env_ended.append(bool(buffers.env_ended[0]))
     # Rows act before step t when alive[t]: agent_0 in steps 1-4, agent_1 in 1-7, agent_2 in 3-10, then a new episode.
     assert np.sum(alive[:10], axis=0).tolist() == [4, 7, 8]
     assert alive[2] == [True, True, True]
@@ -55,6 +56,7 @@ def test_agents_die_and_join_as_rows_that_are_alive_or_not():
     assert np.argwhere(terminated).tolist() == [[3, 0], [9, 2]]
     assert np.argwhere(truncated).tolist() == [[6, 1]]
     assert np.nonzero(ended)[0].tolist() == [3, 6, 9]
+    assert np.nonzero(env_ended)[0].tolist() == [9]
 
 
 def test_the_final_observation_of_a_dead_agent_is_kept_apart():

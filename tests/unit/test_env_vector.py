@@ -82,12 +82,12 @@ def test_a_vector_env_steps_as_a_plain_loop_does(name, kind):
             assert step.truncated[:, 0].tolist() == [row[3] for row in expected]
             assert step.alive is None
             finals = {e: row[4] for e, row in enumerate(expected) if row[4] is not None}
-            assert step.final_envs == list(finals)
+            assert step.final_envs == step.env_ended == list(finals)
             assert (rows(step.final_obs) if finals else step.final_obs) == (list(finals.values()) or None)
     assert any(row[4] is not None for step in steps for row in step), "the test saw no episode end"
 
 
-@pytest.mark.parametrize("name", ["tests.envs:DyingAgents", "mpe2/simple_spread_v3"])
+@pytest.mark.parametrize("name", ["tests.envs:DyingAgents", "tests.envs:Relay", "mpe2/simple_spread_v3"])
 def test_worker_processes_give_the_same_rows_of_agents_as_this_process(name):
     logs = []
     for kind in KINDS:
@@ -98,6 +98,7 @@ def test_worker_processes_give_the_same_rows_of_agents_as_this_process(name):
                 step = vector.step(action)
                 parts = (step.obs, step.reward, step.terminated, step.truncated, step.alive)
                 log += [part.copy() for part in parts] + [np.array(step.final_envs), step.final_obs]
+                log.append(np.array(step.env_ended))
         logs.append(log)
     for inline, process in zip(*logs, strict=True):
         np.testing.assert_array_equal(inline, process)
@@ -241,7 +242,7 @@ def test_native_next_step_resets_are_rows_that_are_not_alive():
             np.testing.assert_array_equal(step.reward[:, 0], reward)
             np.testing.assert_array_equal(step.terminated[:, 0], terminated)
             np.testing.assert_array_equal(step.alive[:, 0], ~(terminated | truncated))
-            assert step.final_envs == np.nonzero(terminated | truncated)[0].tolist()
+            assert step.final_envs == step.env_ended == np.nonzero(terminated | truncated)[0].tolist()
             if step.final_envs:
                 np.testing.assert_array_equal(step.final_obs[:, 0], plain_obs[step.final_envs])
             dead = ~alive[:, 0]
@@ -290,7 +291,7 @@ def test_native_same_step_resets_keep_the_true_final_observation(fake_native):
         assert (obs.shape, obs.dtype) == ((3, 1, 1), np.float32)
         assert alive is None
         step = vector.step(np.zeros((3, 1), np.int64))
-        assert step.final_envs == [2]
+        assert step.final_envs == step.env_ended == [2]
         assert step.final_obs.tolist() == [[[10.0]]]
         assert step.obs[:, 0, 0].tolist() == [1.0, 1.0, 0.0]
         assert step.reward.dtype == np.float32
@@ -311,7 +312,7 @@ def test_what_a_native_env_says_of_its_reset_steps_is_not_passed_on(fake_native)
             assert first.reward.all()
             assert not first.alive.any()
             second = vector.step(actions)
-            assert second.final_envs == []
+            assert second.final_envs == second.env_ended == []
             assert not np.any([second.terminated, second.truncated, second.reward != 0])
             assert second.alive.all()
             assert vector.step(actions).terminated.all()

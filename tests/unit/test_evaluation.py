@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from tests.envs import BoxObs, Chain, DyingAgents
+from tests.envs import BoxObs, Chain, DyingAgents, Relay
 from wiserl.core import evaluation
 from wiserl.core.evaluation import evaluate
 from wiserl.core.memory import RowMemory
@@ -94,6 +94,10 @@ def test_the_return_of_many_agents_is_their_sum_until_the_last_has_ended():
     """Agents end at different times and one joins late: an episode is over when no living agent goes on."""
     returns = evaluate(PERFECT, DyingAgents, {"length": 10}, 3, 0)
     assert returns.tolist() == [4 + 7 + 8] * 3
+
+
+def test_an_episode_goes_on_where_an_agent_joins_as_the_last_one_leaves():
+    assert evaluate(PERFECT, Relay, {"leg": 2}, 3, 0).tolist() == [6.0] * 3
 
 
 def test_an_episode_without_end_is_cut_and_the_log_says_so(monkeypatch, caplog):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import wiserl
-from tests.envs import Chain
+from tests.envs import BoxObs, Chain
 from wiserl.core import experiment
 from wiserl.core.checkpoint import open_checkpoint
 from wiserl.core.registry import WiseRL
@@ -224,6 +224,30 @@ def test_evaluations_on_the_way_are_logged_and_the_best_is_kept(tmp_path):
     assert best == max(steps for steps, value in evaluated.items() if value == evaluated[best]), (
         "the newest of the best"
     )
+
+
+class Lottery(BoxObs):
+    """Rewards are drawn, whatever is done: the return tells which episodes were played."""
+
+    def match(self, target: Any, action: Any) -> float:
+        return float(self.np_random.random())
+
+
+def test_each_evaluation_has_episodes_of_its_own_and_a_twin_run_has_the_same(tmp_path):
+    def evaluations(name: str, **options: Any) -> list[float]:
+        summary = train(env=Lottery, run_dir=tmp_path / name, checkpoint_every=32, **options)
+        found = [float(row["eval/return_mean"]) for row in rows(tmp_path / name) if row["eval/return_mean"]]
+        assert found[-1] == pytest.approx(summary["eval_return_mean"])
+        return found
+
+    first = evaluations("first", eval_every=32)
+    assert len(first) == 4, "at 32, 64 and 96 env steps, and of the final policy"
+    assert len(set(first)) == 4
+    assert evaluations("twin", eval_every=32) == first
+    assert evaluations("final alone", eval_every=0) == first[-1:]
+    weights = [open_checkpoint(tmp_path / name).path / "weights.safetensors" for name in ("first", "final alone")]
+    assert weights[0].read_bytes() == weights[1].read_bytes(), "evaluation leaves no trace in training"
+    assert set(evaluations("other", eval_every=32, seed=1)).isdisjoint(first)
 
 
 def test_metrics_have_the_names_people_know_and_no_gaps_in_steps(tmp_path):

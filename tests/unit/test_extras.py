@@ -13,11 +13,12 @@ import torch
 import wiserl
 from tests.algorithms import RememberingDQN, Unfinished, no_algorithm
 from tests.envs import BoxObs, Chain
-from wiserl.agent import algorithm_class, algorithm_name, preset_name
-from wiserl.agent.dqn import DQN
+from wiserl.agent import algorithm_class, algorithm_name
+from wiserl.agent.dqn import DQN, DQNConfig
 from wiserl.agent.ppo import PPO
 from wiserl.agent.td3 import TD3
 from wiserl.core.checkpoint import open_checkpoint
+from wiserl.core.run_config import presets, resolve
 from wiserl.util.errors import InputError
 
 NAME = "tests.algorithms:RememberingDQN"
@@ -148,14 +149,18 @@ def test_a_subclass_that_changes_nothing_trains_as_the_built_in_one(tmp_path):
     assert open_checkpoint(tmp_path / "class").manifest["algo"] == "dqn"
 
 
-def test_names_and_presets_of_classes(tmp_path):
+def test_names_of_classes():
+    assert [algorithm_name(algo) for algo in ("x", DQN, PPO, TD3, RememberingDQN)] == ["x", "dqn", "ppo", "td3", NAME]
+
+
+def test_a_class_has_its_own_defaults_and_not_the_preset_of_the_one_it_derives_from(tmp_path):
     class Mine(RememberingDQN):
         pass
 
-    assert [algorithm_name(algo) for algo in ("x", DQN, PPO, TD3, RememberingDQN)] == ["x", "dqn", "ppo", "td3", NAME]
-    assert [preset_name(algo) for algo in (Mine, DQN, TD3, NAME, "ppo")] == ["dqn", "dqn", "td3", "dqn", "ppo"]
     with wiserl.by_hand(Mine, "CartPole-v1", total_steps=1_000, run_dir=tmp_path / "run") as run:
-        assert (run.algorithm.config.n_step, run.algorithm.config.forget) == (10, 0.0)
+        assert (run.algorithm.config.n_step, run.runner.args.envs) == (DQNConfig().n_step, 8)
+    _, config = resolve(DQN, "CartPole-v1", {})
+    assert config.n_step == presets()["dqn"]["CartPole-v1"]["n_step"] == 10
 
 
 def test_a_folder_is_named_after_the_class(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from tests.envs import (
     DyingAgents,
     MultiBinaryAction,
     MultiDiscreteAction,
+    Relay,
     TupleObs,
 )
 from tests.fragments import trees_equal
@@ -98,6 +99,14 @@ def test_episodes_are_counted_where_agents_end_at_different_times(tmp_path):
     expected = [rewards[start : start + 10, e].sum() for start in range(0, 50, 10) for e in range(2)]
     found = np.concatenate([fragment["episode_return"] for fragment in fragments])
     assert found.tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("vector", ["inline", "process"])
+def test_an_episode_goes_on_where_an_agent_joins_as_the_last_one_leaves(tmp_path, vector):
+    first, second = collect(tmp_path, Relay, steps=9, kwargs={"leg": 2}, fragments=2, vector=vector)
+    assert [fragment["episode_length"].tolist() for fragment in (first, second)] == [[6, 6], [6, 6, 6, 6]]
+    assert [fragment["episode_return"].tolist() for fragment in (first, second)] == [[6.0] * 2, [6.0] * 4]
+    assert np.argwhere(first["terminated"][:, 0]).tolist() == [[1, 0], [3, 1], [5, 2], [7, 0]]
 
 
 def test_rows_of_agents_that_are_gone_are_marked_and_empty(tmp_path):

@@ -164,6 +164,25 @@ def test_a_handle_can_be_told_to_act_on_the_learner():
     assert handle.choose_action(5) == ("acted on the learner", (5,), {})
 
 
+def test_a_method_of_the_agent_says_where_it_can_be_called():
+    class Model(Adder):
+        def predict(self, obs: Any) -> Any:
+            return obs
+
+    handle, _ = make_handle(Model)
+    with pytest.raises(
+        AttributeError, match=r"handle of agent 'a' has no 'predict'.* call it from `choose_action` or `update`"
+    ) as told:
+        handle.predict(1)
+    assert "call('predict')" in str(told.value)
+    with pytest.raises(AttributeError, match=r"has no 'network'.* call it from `choose_action` or `update` of Model"):
+        handle.network  # noqa: B018
+    with pytest.raises(AttributeError, match="has no 'chose_action': did you mean 'choose_action'"):
+        handle.chose_action(1)
+    assert not hasattr(handle, "predict")
+    assert getattr(handle, "weights", None) is None
+
+
 def test_calls_reach_the_learner():
     handle, _ = make_handle()
     assert handle.call("save", 3) == ("save", (3,))

@@ -36,6 +36,14 @@ def test_defaults_presets_and_given_options_are_layered():
     assert config.gae_lambda == 0.95
 
 
+@pytest.mark.parametrize("off", [False, "false"])
+def test_a_preset_can_be_left_out(off):
+    run, config = resolve("ppo", "CartPole-v1", {"preset": off, "seed": 3})
+    assert (run.preset, run.total_steps, run.seed, config.gae_lambda) == (False, 100_000, 3, 0.95)
+    run, config = resolve("ppo", "CartPole-v1", {"preset": None})
+    assert (run.preset, config.gae_lambda) == (True, presets()["ppo"]["CartPole-v1"]["gae_lambda"])
+
+
 def test_every_preset_is_valid_and_says_something():
     for algo, envs in presets().items():
         for env, values in envs.items():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -36,6 +37,14 @@ def test_every_requirement_of_a_tested_extra_is_pinned_within_its_range(extra: s
     for requirement in requirements(extra):
         version = pins[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), f"{requirement} excludes the pin {version}"
+
+
+def test_the_readme_has_every_extra_and_no_other() -> None:
+    assigned = (node for node in ast.parse((ROOT / "setup.py").read_text()).body if isinstance(node, ast.Assign))
+    extras = next(ast.literal_eval(node.value) for node in assigned if ast.unparse(node.targets[0]) == "EXTRAS")
+    table = (ROOT / "README.md").read_text().partition("| extra |")[2].partition("\n\n")[0]
+    named = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|", 2)[1:2][0])}
+    assert named == {*extras, "all"}
 
 
 def test_constraints_name_versions_only() -> None:

@@ -11,20 +11,22 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
+from wiserl.core.run_config import RUN_OPTIONS
 from wiserl.util.errors import InputError
 from wiserl.util.logging import MetricsWriter
-from wiserl.util.plotting import mean_and_deviation, plot_runs
+from wiserl.util.plotting import NOT_COMPARED, mean_and_deviation, plot_runs
 
 
-def make_run(
-    run_dir: Path, algo: str = "ppo", env: str = "CartPole-v1", slope: float = 1.0, evals: bool = True
-) -> Path:
+def make_run(run_dir: Path, algo: str = "ppo", env: str = "CartPole-v1", slope: float = 1.0, evals: bool = True,
+             run: dict[str, Any] | None = None, **hyper: Any) -> Path:  # fmt: skip
     with MetricsWriter(run_dir, tensorboard=False) as writer:
         for step in range(0, 1000, 100):
             writer.write(step, {"charts/episodic_return": slope * step, "losses/entropy": 0.5})
             if evals and step % 300 == 0:
                 writer.write(step, {"eval/return_mean": slope * step + 7})
-    (run_dir / "config.json").write_text(json.dumps({"algo": algo, "env": env, "seed": 1}))
+    options = {"algo": algo, "env": env, "seed": slope, "run_dir": str(run_dir), "env_kwargs": {}, **(run or {})}
+    config = {"algo": algo, "env": env, "run": options, "hyperparameters": hyper, "backend": "local", "transform": None}
+    (run_dir / "config.json").write_text(json.dumps(config))
     return run_dir
 
 
@@ -61,6 +63,61 @@ def test_seeds_of_one_algorithm_are_one_line_in_a_band(tmp_path: Path, saved: li
     (band,) = axes.collections
     assert band.get_datalim(axes.transData).ymax == pytest.approx(900 * 2 + 900 * 1)
     assert axes.get_title() == "CartPole-v1"
+
+
+def labels(figure: Figure) -> list[str]:
+    return [str(line.get_label()).replace("\n", " ") for line in figure.axes[0].lines]
+
+
+def test_runs_with_other_hyper_parameters_are_no_seeds_of_one_another_and_say_what_differs(
+    tmp_path: Path, saved: list[Figure]
+) -> None:
+    def make(name: str, **options: Any) -> Path:
+        shared = {"evals": False, "gamma": 0.9, "hidden_sizes": [64, 64], "clip_range_vf": None}
+        return make_run(tmp_path / name, **{**shared, **options})
+
+    runs = [make("a", slope=1.0), make("b", slope=2.0), make("c", hidden_sizes=[8], clip_range_vf=0.2)]
+    runs += [make("d", run={"envs": 3, "env_kwargs": {"g": 9.8}}), make("e", algo="dqn", gamma=0.5)]
+    plot_runs(runs, tmp_path / "out.png")
+    assert labels(saved[0]) == [
+        "dqn",
+        "ppo, clip_range_vf=0.2, without env.g, without envs, hidden_sizes=8",
+        "ppo, clip_range_vf=none, env.g=9.8, envs=3, hidden_sizes=64,64",
+        "ppo, clip_range_vf=none, without env.g, without envs, hidden_sizes=64,64 (mean ± std of 2 runs)",
+    ]
+    assert len({line.get_color() for line in saved[0].axes[0].lines}) == 4
+
+
+def test_where_and_how_a_run_was_done_does_not_tell_it_from_its_twin(tmp_path: Path, saved: list[Figure]) -> None:
+    ways = [
+        {"vector": "inline", "device": "cpu", "eval_every": 0},
+        {"vector": "native", "device": "cuda", "eval_every": 9},
+    ]
+    runs = [make_run(tmp_path / str(slope), evals=False, slope=slope, run=way) for slope, way in enumerate(ways)]
+    plot_runs(runs, tmp_path / "out.png")
+    assert labels(saved[0]) == ["ppo (mean ± std of 2 runs)"]
+
+
+def test_what_is_not_compared_are_options_of_a_run() -> None:
+    assert {*RUN_OPTIONS, "algo", "env", "compile"} >= NOT_COMPARED
+
+
+def test_a_folder_of_runs_stands_for_all_below_it_each_once(
+    tmp_path: Path, saved: list[Figure], caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = tmp_path / "runs"
+    for number in (1, 2):
+        make_run(runs / f"seed{number}", slope=number, evals=False)
+    make_run(runs / "sweep" / "dqn", algo="dqn", evals=False)
+    with MetricsWriter(runs / "begun", tensorboard=False) as writer:
+        writer.write(1, {"charts/SPS": 1.0})
+    (runs / "begun" / "config.json").write_text('{"algo": "ppo", "env": "CartPole-v1"}')
+    plot_runs([runs / "seed1", runs], tmp_path / "out.png")
+    assert labels(saved[0]) == ["dqn", "ppo (mean ± std of 2 runs)"]
+    assert "left out: run '" in caplog.text
+    assert "begun' has no metric 'charts/episodic_return'" in caplog.text
+    with pytest.raises(InputError, match=r"no run in '.*' can be drawn: run '.*dqn' has no metric 'charts/SPS'"):
+        plot_runs([runs / "sweep"], tmp_path / "out.png", y="charts/SPS")
 
 
 def test_each_env_has_a_panel_of_its_own(tmp_path: Path, saved: list[Figure]) -> None:

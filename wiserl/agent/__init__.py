@@ -29,11 +29,6 @@ def algorithm_name(algo: AlgoLike) -> str:
     return _builtin_name(algo) or f"{algo.__module__}:{algo.__qualname__}"
 
 
-def preset_name(algo: AlgoLike) -> str:
-    """Whose presets an algorithm takes: those of the built-in one that it is or derives from; "" where there is none."""
-    return next(filter(None, map(_builtin_name, algorithm_class(algo).__mro__)), "")
-
-
 def algorithm_class(algo: AlgoLike) -> type[Algorithm]:
     """The class of an algorithm. One that is handed over is found by its name from then on, in this process.
 

@@ -28,6 +28,7 @@ from wiserl.net.q_network import CategoricalNetwork, QNetwork, taken
 from wiserl.ops.distributional import project
 from wiserl.ops.losses import weighted_mean
 from wiserl.ops.optim import TrainedNetwork
+from wiserl.ops.pacing import target_due
 from wiserl.ops.schedules import linear
 from wiserl.util.errors import InputError
 
@@ -40,7 +41,7 @@ class QLearningConfig(OffPolicyConfig):
     batch_size: PositiveInt = 32  # transitions per update
     train_freq: PositiveInt = 4  # env steps between updates
     round_steps: PositiveInt = 64  # env steps between visits to the learner, which then does all updates they pay for
-    target_update_interval: PositiveInt = 10_000  # env steps between updates of the target network
+    target_update_interval: PositiveInt = 10_000  # env steps between moves of the target; one per update at most
     tau: Fraction = 1.0  # share of the online network that the target takes over each time
     exploration_fraction: Fraction = 0.1  # share of training over which epsilon falls
     exploration_initial_eps: Fraction = 1.0  # epsilon at the start
@@ -207,8 +208,7 @@ class QLearning(OffPolicy):
         with self.noise.drawn(self.generator), self.target_noise.drawn(self.generator):
             total, errors, values = self._loss(self.policy, self.network.target, batch, config)
         self.network.optimizer.step(total, rate)
-        interval = max(round(config.target_update_interval * config.gradient_steps / config.train_freq), 1)
-        if (self.updates + 1) % interval == 0:
+        if target_due(self.updates + 1, config.target_update_interval, config.train_freq, config.gradient_steps):
             self.network.follow(config.tau)
         logs = {"losses/td_loss": total.detach(), "losses/q_values": values, "charts/epsilon": self.epsilon}
         return errors, logs

@@ -40,6 +40,9 @@ def cli() -> None:
 @click.option("--checkpoint-every", metavar="N", help="env steps between checkpoints; default: five in a run")
 @click.option("--config", metavar="FILE", help="YAML or JSON file of options")
 @click.option(
+    "--preset/--no-preset", default=None, help="whether to start from the preset for ALGO and ENV; default: yes"
+)
+@click.option(
     "--set",
     "settings",
     metavar="KEY=VALUE",
@@ -52,8 +55,8 @@ def train(algo: str, env: str, config: str | None, resume: str | None, settings:
           **options: Any) -> None:  # fmt: skip
     """Train ALGO on ENV: a gymnasium id, package/module of a PettingZoo env, or module:function.
 
-    Without options the preset for ALGO and ENV is used (`wiserl list presets`). `wiserl list options ALGO` lists all that
-    --set takes.
+    Options that are not given come from the preset for ALGO and ENV (`wiserl list presets`), if there is one, else from the
+    defaults. `wiserl list options ALGO` lists all that --set takes.
     """
     from wiserl.core.experiment import train as run_training
 
@@ -121,7 +124,7 @@ def play(run_dir: str, video: str | None, episodes: str, checkpoint: str) -> Non
 
 @cli.command()
 @click.argument("run_dirs", nargs=-1, required=True)
-@click.option("--out", metavar="FILE", help="PNG or SVG; default: curve.png in the first run folder")
+@click.option("--out", metavar="FILE", help="PNG or SVG; default: curve.png in the first folder given")
 @click.option(
     "--y",
     "column",
@@ -131,7 +134,9 @@ def play(run_dir: str, video: str | None, episodes: str, checkpoint: str) -> Non
     help="a column of metrics.csv",
 )
 def plot(run_dirs: tuple[str, ...], out: str | None, column: str) -> None:
-    """Plot training curves: runs that differ in their seed become one line with a band."""
+    """Plot training curves of runs, or of folders of runs: those that differ in their seed alone become one line with a band,
+    the others are labelled by what differs.
+    """
     from wiserl.util.plotting import plot_runs
 
     folders = [Path(folder) for folder in run_dirs]

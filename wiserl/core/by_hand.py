@@ -36,6 +36,7 @@ from wiserl.ops.tensors import to_tensors
 from wiserl.util.console import Console
 from wiserl.util.errors import InputError
 from wiserl.util.logging import MetricsWriter
+from wiserl.util.seeding import derive_seed
 
 
 def by_hand(algo: AlgoLike, env: EnvLike, *, config: str | Path | Mapping[str, Any] | None = None, resume: str | Path | None = None,
@@ -227,9 +228,10 @@ class RunByHand:
         return Policy(_Unsaved(self.folder, manifest, self.algorithm.policy))
 
     def evaluate(self, episodes: int = 20, deterministic: bool = True) -> Array:
-        """Returns of whole episodes of the policy as it is now, in envs of its own, `[episodes]` float64."""
+        """Returns `[episodes]` float64 of whole episodes of the policy as it is now, other ones at other `env_steps`."""
         run = self._experiment.run
-        return evaluate(self.policy(), run.env, run.env_kwargs, episodes, run.seed, deterministic)
+        seed = derive_seed(run.seed, "evaluation", self.env_steps)
+        return evaluate(self.policy(), run.env, run.env_kwargs, episodes, seed, deterministic)
 
     def save(self, folder: str | Path | None = None) -> Path:
         """Write a checkpoint to act with or to resume from; returns its path.

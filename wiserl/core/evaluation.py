@@ -54,25 +54,21 @@ def run_episodes(
         while len(returns) < episodes:
             wanted = min(episodes - len(returns), envs.num_envs)
             seeds = [derive_seed(seed, "eval", len(returns) + i) for i in range(envs.num_envs)]
-            obs, alive = envs.reset(seeds)
+            obs, _ = envs.reset(seeds)
             memory = policy.memory(envs.num_envs, envs.spec.num_agents)
             totals, going = np.zeros(envs.num_envs), np.arange(envs.num_envs) < wanted
             reached: list[bool | None] = [None] * wanted
             for _ in range(MAX_STEPS):
-                acting = None if alive is None else alive.copy()  # the envs write over their own array in `step`
                 step = envs.step(policy.act(obs, deterministic, memory))
                 memory.forget(step.terminated | step.truncated, step.alive)
                 totals += step.reward.sum(axis=1) * going
                 for i, info in step.infos:
                     if going[i] and "is_success" in info:
                         reached[i] = bool(info["is_success"])
-                for i in step.final_envs:
-                    ended = step.terminated[i] | step.truncated[i]
-                    if acting is None or ended[acting[i]].all():
-                        going[i] = False
+                going[step.env_ended] = False
                 if not going.any():
                     break
-                obs, alive = step.obs, step.alive
+                obs = step.obs
             else:
                 log.warning("evaluation of '%s': %d episode(s) had not ended after %d steps and were cut off there; give the env a "
                             "time limit", env_id(env), int(going.sum()), MAX_STEPS)  # fmt: skip

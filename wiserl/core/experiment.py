@@ -22,6 +22,7 @@ from wiserl.core.run_config import (
     RunConfig,
     backend_for,
     learner_device,
+    preset_for,
     read_config_file,
     resolve,
     run_options_of,
@@ -138,6 +139,11 @@ class Experiment:
         with StopSignals() as signals, self.claimed.undone_by_bad_input(), MetricsWriter(folder) as metrics:
             console = Console(run.total_steps, quiet, json_summary)
             with console:
+                if run.preset and not self.resume and preset_for(run.algo, run.env):
+                    console.message(
+                        f"preset: {run.algo} on {env_id(run.env)} (`wiserl list presets` has its options; without it: --no-preset, in "
+                        "Python preset=False)"
+                    )
                 if self._vector_reason:
                     console.message(f"vector env: {self._vector_reason}")
                 monitor = Monitor(run, folder, console, metrics, signals, local=self.backend == "local")

@@ -270,8 +270,7 @@ class GymRunner(Runner):
         alive = self._alive
         if alive is not None:
             self._alive_buffer[t] = alive
-            alive = self._alive_buffer[t]  # the envs write over their own array in `step`
-            stepped = alive.any(axis=1)
+            stepped = alive.any(axis=1)  # of now: the envs write over their own array in `step`
         step = self.envs.step(action["action"])
         self.vector_steps += 1
         buffers = self._buffers
@@ -283,11 +282,9 @@ class GymRunner(Runner):
         self._ages += 1
         if step.final_envs:
             ends.append((t, step.final_envs, tree_map(np.copy, step.final_obs)))
-            for env in step.final_envs:
-                ended = step.terminated[env] | step.truncated[env]
-                if alive is None or ended[alive[env]].all():
-                    finished.append((self._returns[env], self._lengths[env]))
-                    self._returns[env] = self._lengths[env] = self._ages[env] = 0
+            for env in step.env_ended:
+                finished.append((self._returns[env], self._lengths[env]))
+                self._returns[env] = self._lengths[env] = self._ages[env] = 0
         self._memory.forget(step.terminated | step.truncated, step.alive)
         self._obs, self._alive = step.obs, step.alive
 

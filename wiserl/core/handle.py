@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ import torch
 from wiserl.core.agent import Agent
 from wiserl.core.learner import WITHOUT_WEIGHTS, Ack, Shipment
 from wiserl.dist.weights import unpack, walk
+from wiserl.util.errors import nearest
 
 
 class Link(Protocol):
@@ -52,6 +53,7 @@ class AgentHandle:
         `sequence` numbers the shipments: that of another handle which this runner has of the same agent, if any.
         """
         self.name = name
+        self._agent_class = agent_class
         self.sequence = itertools.count() if sequence is None else sequence
         on_runner = inference == "runner" and agent_class.acts_on_runner()
         self.replica: Agent | None = make_replica() if on_runner else None
@@ -96,6 +98,22 @@ class AgentHandle:
     def call(self, method: str, *args: Any) -> Any:
         """Call a method of the agent on the learner, by name: one remote call."""
         return self._link.call(method, *args)
+
+    if not TYPE_CHECKING:  # where a wrong name is to be an error, as in any class
+
+        def __getattr__(self, name: str) -> Any:
+            # Asked by Python itself, or before __init__.
+            if name.startswith("__") or "_agent_class" not in self.__dict__:
+                raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+            agent, where = self._agent_class.__name__, "call it from `choose_action` or `update`"
+            if hasattr(self._agent_class, name):
+                advice = (
+                    f"{agent} has it where it acts and learns: {where} of {agent}, or on the learner by call('{name}')"
+                )
+            else:
+                own = [item for item in dir(type(self)) if not item.startswith("_")]
+                advice = f"{nearest(name, own)}. What belongs to {agent} is not here: {where} of {agent}"
+            raise AttributeError(f"the handle of agent '{self.name}' has no '{name}': {advice}")
 
     def _ship(self) -> None:
         pending, self._pending = self._pending, []

@@ -21,6 +21,7 @@ from wiserl.core.run_config import RunConfig
 from wiserl.util.console import Console
 from wiserl.util.errors import Interrupted
 from wiserl.util.logging import MetricsWriter, read_metrics
+from wiserl.util.seeding import derive_seed
 
 POLL_SECONDS = 0.1
 STOP_SECONDS = 20.0
@@ -152,15 +153,18 @@ class Monitor:
     def _evaluate_on_the_way(self, path: Path, env_steps: int) -> None:
         # If a signal interrupts it, the next poll asks training to stop.
         with contextlib.suppress(Interrupted):
-            self._evaluate(path, env_steps)
+            self._evaluate(path, env_steps, derive_seed(self._run.seed, "evaluation", env_steps))
         self._call("evaluated", str(path))
 
-    def _evaluate(self, path: Path, env_steps: int) -> dict[str, float]:
-        """Figures by name; with `success_rate` where the env tells of success."""
+    def _evaluate(self, path: Path, env_steps: int, seed: int) -> dict[str, float]:
+        """Figures by name; with `success_rate` where the env tells of success.
+
+        Each evaluation has a seed of its own: over the same episodes each time, the best would be what these few favour.
+        """
         run = self._run
         policy = Policy(open_checkpoint(path))
         with self._signals.at_once():
-            returns, success = run_episodes(policy, run.env, run.env_kwargs, run.eval_episodes, run.seed)
+            returns, success = run_episodes(policy, run.env, run.env_kwargs, run.eval_episodes, seed)
         mean = float(returns.mean())
         figures = {"return_mean": mean, "return_std": float(returns.std())}
         if success is not None:
@@ -173,10 +177,10 @@ class Monitor:
         return figures
 
     def evaluate_final(self) -> None:
-        """Evaluate the last checkpoint."""
-        path = (self._checkpoints / "last").resolve()
+        """Evaluate the last checkpoint, over other episodes than any evaluation on the way."""
+        path, env_steps = (self._checkpoints / "last").resolve(), self.status["env_steps"]
         self._console.message(f"evaluating the final policy over {self._run.eval_episodes} episodes")
-        figures = self._evaluate(path, self.status["env_steps"])
+        figures = self._evaluate(path, env_steps, derive_seed(self._run.seed, "final evaluation", env_steps))
         self.final = {f"eval_{name}": value for name, value in figures.items()}
         self.final["eval_episodes"] = self._run.eval_episodes
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
-from wiserl.agent import AlgoLike, algorithm_class, algorithm_name, algorithm_names, preset_name
+from wiserl.agent import AlgoLike, algorithm_class, algorithm_name, algorithm_names
 from wiserl.core.config import Count, NonNegative, PositiveInt, convert, field_names, make_config, parse_value
 from wiserl.env.make import EnvLike, env_id
 from wiserl.util.errors import InputError, nearest
@@ -45,6 +45,7 @@ class RunConfig:
     max_inflight: Count = 0  # async: fragments per runner that may be unanswered; 0: 1 on-policy, 2 off-policy
     max_restarts: Count = 3  # of each runner whose process died, and of the learner
     learner_gpus: NonNegative = 0.0  # GPUs asked of Ray for the learner
+    preset: bool = True  # start from the tuned options of this algorithm and env, where there are some
     env_kwargs: dict[str, Any] = field(default_factory=dict)
 
 
@@ -53,7 +54,8 @@ RUN_OPTIONS = tuple(name for name in field_names(RunConfig) if name not in ("alg
 
 _GONE = ("reset_at_checkpoint",)  # options of earlier versions, which saved runs still name
 
-_KEPT = ("envs", "runners", "seed", "sync", "vector", "dataset", "dataset_share")  # what a resumed run cannot change
+# What a resumed run cannot change.
+_KEPT = ("envs", "runners", "seed", "sync", "vector", "preset", "dataset", "dataset_share")
 
 
 @functools.cache
@@ -62,6 +64,13 @@ def presets() -> dict[str, dict[str, dict[str, Any]]]:
     text = resources.files("wiserl").joinpath("presets.yaml").read_text(encoding="utf-8")
     loaded: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(text)
     return loaded
+
+
+def preset_for(algo: AlgoLike, env: EnvLike) -> Mapping[str, Any]:
+    """The tuned options of an algorithm on an env, none for most. They are those of the algorithm of that name alone: a class
+    derived from it has defaults of its own, which they would hide.
+    """
+    return presets().get(algorithm_name(algorithm_class(algo)), {}).get(env_id(env), {})
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:
@@ -91,14 +100,16 @@ def resolve(algo: AlgoLike, env: EnvLike, options: Mapping[str, Any], use_preset
         algo: name of an algorithm, `module:Class` of a user's own, or the class.
         env: what `make_env` takes.
         options: run options and hyper-parameters by name; `env.KEY` (or `env_kwargs`) goes to the env. None: not given.
-        use_preset: start from the preset of this algorithm and env, where there is one.
+        use_preset: start from the preset of this algorithm and env, where there is one and the option `preset` is not off.
 
     Raises:
         InputError: an unknown algorithm or option, a value of the wrong type or out of range.
     """
     config_class, name = algorithm_class(algo).config_class, algorithm_name(algo)
     hyper_names = field_names(config_class)
-    preset = presets().get(preset_name(algo), {}).get(env_id(env), {}) if use_preset else {}
+    wanted = options.get("preset")
+    use_preset &= wanted is None or convert(wanted, bool, "preset", "train")
+    preset = preset_for(algo, env) if use_preset else {}
     run_values: dict[str, Any] = {"env_kwargs": {}}
     hyper_values: dict[str, Any] = {}
     for source in (preset, options):

@@ -26,6 +26,7 @@ from wiserl.util.failure import Failure
 from wiserl.dist.cluster import check_room, find_cluster, share_out, signals_later
 from wiserl.dist.service import LearnerService, RemoteLink, RunnerService
 from wiserl.dist.supervise import supervise
+from wiserl.dist.token import check_token
 from wiserl.dist.weights import Packed
 from wiserl.util.errors import ActorLost, InputError, LearnerLost, WaitTimeout, nearest
 from wiserl.util.variables import num_threads, wait_seconds
@@ -42,6 +43,7 @@ from ray.exceptions import (
     ObjectLostError,
     OutOfMemoryError,
     RayActorError,
+    RayError,
     WorkerCrashedError,
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -245,6 +247,8 @@ class _Member:
 def _connect() -> None:
     """Connect this process to a cluster: `RayBackend.start` says to which."""
     address = find_cluster()
+    if address:
+        check_token(address)
     try:
         with signals_later():
             # address="auto" would also join a Ray that another script started for itself, and end with that script. What
@@ -255,10 +259,10 @@ def _connect() -> None:
                 namespace="wiserl",
                 include_dashboard=False,
             )
-    except ConnectionError as error:
+    except (ConnectionError, RayError) as error:
         raise InputError(
             f"the Ray cluster at {address} does not let this process join: {error}. Its address has to be the one `ray start` "
-            "printed; where it asks for a token, RAY_AUTH_MODE=token and the same token have to be set here too"
+            "printed"
         ) from None
 
 

@@ -39,6 +39,7 @@ class RowBuffers:
         truncated: bool `[E, A]`, never True together with `terminated`.
         alive: bool `[E, A]`, which rows act next.
         ended: bool `[E]`, the envs in which the episode of at least one agent ended at this step.
+        env_ended: bool `[E]`, the envs that were reset at this step: nobody was left to act.
         episode: uint64 `[E]`, the env's episode that is going, as `util.seeding` numbers them.
     """
 
@@ -49,6 +50,7 @@ class RowBuffers:
     truncated: Array
     alive: Array
     ended: Array
+    env_ended: Array
     episode: Array
 
     @classmethod
@@ -63,6 +65,7 @@ class RowBuffers:
             truncated=np.zeros(rows, np.bool_),
             alive=np.zeros(rows, np.bool_),
             ended=np.zeros(num_envs, np.bool_),
+            env_ended=np.zeros(num_envs, np.bool_),
             episode=np.zeros(num_envs, np.uint64),
         )
 
@@ -180,11 +183,11 @@ class EnvRows:
         buffers.terminated[e, 0] = terminated
         buffers.truncated[e, 0] = truncated and not terminated
         if terminated or truncated:
-            buffers.ended[e] = True
+            buffers.ended[e] = buffers.env_ended[e] = True
             write_observation(self.spec.observation_space, buffers.final_obs, (e, 0), obs)
             self._begin_next()
         else:
-            buffers.ended[e] = False
+            buffers.ended[e] = buffers.env_ended[e] = False
             write_observation(self.spec.observation_space, buffers.obs, (e, 0), obs)
         return info if isinstance(info, dict) else {}
 
@@ -192,7 +195,7 @@ class EnvRows:
         buffers, e = self.buffers, self._index
         acting = {agent: actions[self._row[agent]] for agent in self.env.agents}
         obs, rewards, terminations, truncations, infos = self.env.step(acting)
-        for array in (buffers.reward, buffers.terminated, buffers.truncated, buffers.ended):
+        for array in (buffers.reward, buffers.terminated, buffers.truncated, buffers.ended, buffers.env_ended):
             array[e] = 0
         # Some envs keep an agent that has ended in env.agents, and go on to report its end: it counts once.
         over = {agent for agent in self._row if terminations.get(agent) or truncations.get(agent)}
@@ -247,6 +250,7 @@ class EnvRows:
             else:
                 clear_observation(buffers.final_obs, (e, row))
         buffers.ended[e] = bool(ended)
+        buffers.env_ended[e] = over
         if over:
             self._begin_next()
 

@@ -88,8 +88,9 @@ class NativeVector(VectorEnv):
         if self._is_next_step:
             self._alive = ~ended
             final_obs = tree_map(lambda leaf: leaf[final_envs], nested)
-            return VectorStep(nested, reward, terminated, truncated, self._alive, final_envs, final_obs)
-        return VectorStep(nested, reward, terminated, truncated, None, final_envs, self._same_step(info, final_envs))
+            return VectorStep(nested, reward, terminated, truncated, self._alive, final_envs, final_envs, final_obs)
+        final_obs = self._same_step(info, final_envs)
+        return VectorStep(nested, reward, terminated, truncated, None, final_envs, final_envs, final_obs)
 
     def advance(self, actions: Sequence[Array]) -> Array:
         """Cannot be done: `episodes` is None."""

@@ -45,6 +45,8 @@ class VectorStep:
         truncated: bool `[E, A]`: it ended otherwise; never True together with `terminated`.
         alive: bool `[E, A]`, which rows act next (those of `obs`); None: all rows, always.
         final_envs: the envs in which the episode of at least one agent ended at this step, ascending.
+        env_ended: those of them whose own episode is over, reset at this step. Where agents join as others leave, the
+            episode of an agent, even of all that acted, ends in mid-episode of the env.
         final_obs: nested arrays `[len(final_envs), A, ...]`: true final observations; None while no episode ended.
         infos: (env, info) of the envs that gave a non-empty info.
     """
@@ -55,6 +57,7 @@ class VectorStep:
     truncated: Array
     alive: Array | None
     final_envs: list[int] = field(default_factory=list)
+    env_ended: list[int] = field(default_factory=list)
     final_obs: Any = None
     infos: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
 
@@ -236,6 +239,7 @@ class InlineVector(VectorEnv):
             buffers.terminated.fill(False)
             buffers.truncated.fill(False)
             buffers.ended.fill(False)
+            buffers.env_ended.fill(False)
         final_envs: list[int] = []
         infos: list[tuple[int, dict[str, Any]]] = []
         # As Python ints: an env's own checks and branches on them are 10 % faster than on numpy scalars.
@@ -257,10 +261,10 @@ class InlineVector(VectorEnv):
         self._any_ended = bool(final_envs)
         if final_envs:
             buffers.ended[final_envs] = True
+            buffers.env_ended[final_envs] = True
             final_obs = buffers.final_obs[final_envs]
-        return VectorStep(
-            buffers.obs, buffers.reward, buffers.terminated, buffers.truncated, None, final_envs, final_obs, infos
-        )
+        flags = (buffers.terminated, buffers.truncated)
+        return VectorStep(buffers.obs, buffers.reward, *flags, None, final_envs, final_envs, final_obs, infos)
 
     def _step_rows(self, actions: Array) -> VectorStep:
         buffers = self._buffers
@@ -281,13 +285,13 @@ class InlineVector(VectorEnv):
 
 def step_result(buffers: RowBuffers, alive: Array | None, infos: list[tuple[int, dict[str, Any]]]) -> VectorStep:
     """What the buffers say of the step just made, the final observations picked where `ended`."""
-    final_envs, final_obs = [], None
+    final_envs, env_ended, final_obs = [], [], None
     if np.count_nonzero(buffers.ended):  # Several times as fast as any() on a few envs.
         final_envs = np.nonzero(buffers.ended)[0].tolist()
+        env_ended = np.nonzero(buffers.env_ended)[0].tolist()
         final_obs = tree_map(lambda leaf: leaf[final_envs], buffers.final_obs)
-    return VectorStep(
-        buffers.obs, buffers.reward, buffers.terminated, buffers.truncated, alive, final_envs, final_obs, infos
-    )
+    flags = (buffers.terminated, buffers.truncated)
+    return VectorStep(buffers.obs, buffers.reward, *flags, alive, final_envs, env_ended, final_obs, infos)
 
 
 def make_vector(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ def play_episodes(policy: Policy, episodes: int, video: Path | None) -> list[flo
         video: where to write all frames; None: show a window.
 
     Raises:
-        InputError: the env cannot be rendered so, or the file's type is not known.
+        InputError: the env cannot be rendered so, there is no display for a window, or the file's type is not known.
     """
     if video is not None:
         check_video_path(video)
+    elif missing := _no_display():
+        raise InputError(f"there is no display to open a window on ({missing}): write a video by --video FILE.gif")
     os.environ.setdefault(
         "SDL_AUDIODRIVER", "dummy"
     )  # pygame would open a sound device, and complain where there is none
@@ -38,6 +41,8 @@ def play_episodes(policy: Policy, episodes: int, video: Path | None) -> list[flo
     frames: list[Any] = []
     returns = []
     try:
+        if video is None:
+            _check_window(env, str(name))
         for episode in range(episodes):
             seed = derive_seed(policy.manifest["seed"], "play", episode)
             play_one = _parallel_episode if is_parallel(env) else _single_episode
@@ -52,6 +57,28 @@ def play_episodes(policy: Policy, episodes: int, video: Path | None) -> list[flo
     finally:
         env.close()
     return returns
+
+
+def _no_display() -> str:
+    """Why no window can be seen; "" where one can. pygame would draw it to nowhere, and say nothing."""
+    driver = os.environ.get("SDL_VIDEODRIVER", "")
+    if driver in ("dummy", "offscreen"):
+        return f"SDL_VIDEODRIVER={driver}"
+    has_screen = driver or not sys.platform.startswith("linux")
+    if has_screen or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        return ""
+    return "neither DISPLAY nor WAYLAND_DISPLAY is set"
+
+
+def _check_window(env: Any, name: str) -> None:
+    """Check that the env does not say it cannot draw a window: it would play unseen."""
+    modes = (getattr(env, "metadata", None) or {}).get("render_modes")
+    if modes is not None and "human" not in modes:
+        listed = ", ".join(map(str, modes)) or "none"
+        raise InputError(
+            f"env '{name}' draws no window (its render modes: {listed}); expected 'human' among them: write a video by "
+            "--video FILE.gif, if it has 'rgb_array'"
+        )
 
 
 def _single_episode(env: Any, policy: Policy, seed: int, frames: list[Any] | None) -> float:

@@ -1,7 +1,7 @@
 """Seeds for every random stream of a run, derived from the run's one seed and the names of what is random.
 
 The same parts give the same seed on every machine, process and Python version, and different parts give independent
-streams: `rng(seed, "replay")`, `derive_seed(seed, "eval", step)`.
+streams: `rng(seed, "replay")`, `derive_seed(seed, "evaluation", env_steps)`.
 
 Each episode of an env has a seed of its own, so that a resumed run can begin any of them again. An episode is named by one
 64-bit number: the seed that the env's first episode had, and how many came before this one.
