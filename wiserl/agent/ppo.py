@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from wiserl.core.algorithm import Algorithm, leading_axes
 from wiserl.core.batch import Array, Fragment, Nested, tree_map
 from wiserl.core.config import Fraction, NonNegative, PositiveFloat, PositiveInt
-from wiserl.net.acting import numpy_forward
+from wiserl.net.acting import Plain
 from wiserl.net.encoder import Encoder, is_image, orthogonal_
 from wiserl.net.heads import DiagonalGaussian, make_head
 from wiserl.ops.minibatches import minibatches
@@ -81,6 +81,10 @@ class ActorCritic(nn.Module):
             orthogonal_(self.critic, 1.0)
         elif self.critic_encoder is not self.actor_encoder:
             self.critic_encoder = Encoder(space, config.hidden_sizes, config.activation)  # not the actor's weights
+
+    def plain(self) -> Plain | None:
+        """What the policy comes down to without normaliser and learned deviation."""
+        return Plain(self.actor_encoder, self.actor) if self.normalizer is None and self.log_std is None else None
 
     def normalize(self, obs: Nested) -> Nested:
         """Observations as the networks want them."""
@@ -165,11 +169,6 @@ class PPO(Algorithm):
         self.optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, config.adam_eps, config.max_grad_norm)
         self.return_scale = ReturnScale(self.num_streams, self.spec.num_agents, config.gamma)
         self.loss: Callable[..., tuple[Tensor, Tensor | None]] = torch.compile(loss) if config.compile else loss
-
-    def _numpy_policy(self) -> Callable[[Array], Array] | None:
-        policy = self.policy
-        plain = policy.normalizer is None and policy.log_std is None
-        return numpy_forward(policy.actor_encoder, policy.actor) if plain else None
 
     def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
         """Sample (or take the likeliest) action; "outputs" are kept to compute log-probabilities for all steps at once."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from wiserl.core.algorithm import Algorithm, leading_axes
 from wiserl.core.batch import Array, Fragment, Nested, tree_map
 from wiserl.core.config import Fraction, PositiveFloat, PositiveInt
-from wiserl.net.acting import epsilon_greedy, numpy_forward
+from wiserl.net.acting import epsilon_greedy
 from wiserl.net.q_network import QNetwork
 from wiserl.ops.minibatches import minibatches
 from wiserl.ops.optim import FlatAdam
@@ -118,9 +118,6 @@ class SARSA(Algorithm):
         config = self.config
         self.optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, max_grad_norm=config.max_grad_norm)
         self._loss: Callable[..., tuple[Tensor, Tensor]] = torch.compile(loss) if config.compile else loss
-
-    def _numpy_policy(self) -> Callable[[Array], Array] | None:
-        return numpy_forward(self.policy.encoder, self.policy.advantage)
 
     @property
     def epsilon(self) -> float:

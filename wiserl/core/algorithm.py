@@ -12,6 +12,7 @@ from torch import nn
 from wiserl.core.agent import Agent
 from wiserl.core.batch import Array, Fragment, Nested
 from wiserl.env.spaces import EnvSpec
+from wiserl.net.acting import NumpyPolicy
 from wiserl.ops.optim import flatten_parameters
 from wiserl.ops.tensors import to_tensors
 from wiserl.util.seeding import derive_seed, rng
@@ -73,14 +74,12 @@ class Algorithm(Agent):
         """Look up what is read at each step, whenever the tensors have moved."""
         self.flat = flatten_parameters(self.policy)
         self._buffers = dict(self.policy.named_buffers())  # looked up once: the walk over all modules is slow
-        self._forward = self._numpy_policy()
-
-    def _numpy_policy(self) -> Callable[[Array], Array] | None:
-        """`policy` as a function of arrays `[N, ...]`, if it is a network that `numpy_forward` covers."""
-        return None
+        self._forward = NumpyPolicy.of(self.policy)
 
     def _act(self, obs: Nested) -> Array:
         """What `policy` gives for observations `[E, A, ...]`: `[E * A, ...]`, computed in the cheaper way."""
+        if self._forward is not None and not self._forward.holds():
+            self._forward = NumpyPolicy.of(self.policy)
         if self._forward is not None:
             envs, agents = leading_axes(obs)
             return self._forward(obs.reshape(envs * agents, -1))
