@@ -147,14 +147,43 @@ def test_what_acted_is_what_learns(spec, normalize):
     agent = make_agent(spec, normalize_observation=normalize)
     fragment = act_and_finish(agent, make_fragment(spec, end_rate=0.2))
     assert "outputs" not in fragment
-    if normalize:  # statistics that do not change hands: those of this very data
+    for seed in range(3):  # the first with statistics of nothing, the others with those of all rounds before
+        logs = agent.update(act_and_finish(agent, make_fragment(spec, seed=seed, end_rate=0.2)))
+        assert logs["losses/approx_kl"] == pytest.approx(0.0, abs=1e-6)
+        assert logs["losses/clipfrac"] == 0.0
+        assert all(math.isfinite(value) for value in logs.values())
+
+
+@pytest.mark.parametrize("shift", [0.0, 50.0])
+def test_ratios_are_1_before_an_updates_first_step_whatever_the_normaliser_sees(shift):
+    agent = make_agent(make_spec(BOX, BOX), normalize_observation=True, batch_size=5, n_epochs=2, learning_rate=1e-2)
+    ratios: list[torch.Tensor] = []
+
+    def spy(policy: Any, batch: Any, config: Any, log: bool) -> Any:
+        log_prob = policy.head.log_prob(policy.outputs(batch["obs"]), batch["action"])
+        ratios.append((log_prob - batch["log_prob"]).exp().detach())
+        return loss(policy, batch, config, log)
+
+    agent.loss = spy
+    for seed in range(4):
+        fragment = make_fragment(make_spec(BOX, BOX), seed=seed)
+        fragment["obs"] = fragment["obs"] * np.float32(seed + 1) + np.float32(seed * shift)
+        ratios.clear()
+        agent.update(act_and_finish(agent, fragment))
+        torch.testing.assert_close(ratios[0], torch.ones(5), rtol=0, atol=1e-5)
+        assert len(ratios) == 4
+
+
+def test_the_normaliser_has_seen_every_living_row_once_after_an_update():
+    agent = make_agent(make_spec(agents=2), 1, normalize_observation=True)
+    seen = []
+    for seed in range(2):
+        fragment = fragment_with_the_dead(seed, 101)
+        fragment["log_prob"] = np.zeros((6, 1, 2), np.float32)
         agent.update(fragment)
-        agent.policy.normalizer.update = lambda obs: None
-        fragment = act_and_finish(agent, make_fragment(spec, end_rate=0.2))
-    logs = agent.update(fragment)
-    assert logs["losses/approx_kl"] == pytest.approx(0.0, abs=1e-6)
-    assert logs["losses/clipfrac"] == 0.0
-    assert all(math.isfinite(value) for value in logs.values())
+        seen.append(fragment["obs"][fragment["alive"]])
+    np.testing.assert_allclose(agent.policy.normalizer.mean, np.concatenate(seen).mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(agent.policy.normalizer.var, np.concatenate(seen).var(0), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("action", ACTIONS)

@@ -182,7 +182,18 @@ class PPO(Algorithm):
         fragment["log_prob"] = log_prob.numpy().reshape(fragment["reward"].shape)
 
     def update(self, fragment: Fragment) -> dict[str, float]:
-        """Advantages, then `n_epochs` passes of minibatches."""
+        """Advantages, then `n_epochs` passes of minibatches, and then what was seen for the normaliser.
+
+        The observations are learned from with the statistics that they were acted on with, or the ratios would not begin at 1.
+        """
+        logs = self._learn(fragment)
+        if self.policy.normalizer is not None:
+            obs = to_tensors(fragment["obs"], self.device, skip_axes=3)
+            living = self._living(fragment)
+            self.policy.normalizer.update(tree_map(lambda leaf: leaf[living], obs))
+        return logs
+
+    def _learn(self, fragment: Fragment) -> dict[str, float]:
         config, policy = self.config, self.policy
         data, explained = self._prepare(fragment)
         rate = decayed(config.learning_rate, config.learning_rate_decay, self.progress)
@@ -210,13 +221,9 @@ class PPO(Algorithm):
     def _prepare(self, fragment: Fragment) -> tuple[dict[str, Any], float]:
         """Rows `[N, ...]` to learn from, advantages and value targets among them, and the explained variance of returns."""
         config, policy = self.config, self.policy
-        raw = to_tensors(fragment["obs"], self.device, skip_axes=3)
-        alive = fragment.get("alive")
-        living = slice(None) if alive is None else torch.from_numpy(np.flatnonzero(alive)).to(self.device)
-        if policy.normalizer is not None:
-            policy.normalizer.update(tree_map(lambda leaf: leaf[living], raw))
+        alive, living = fragment.get("alive"), self._living(fragment)
         with torch.no_grad():
-            obs = policy.normalize(raw)
+            obs = policy.normalize(to_tensors(fragment["obs"], self.device, skip_axes=3))
             after = [to_tensors(fragment[name], self.device, skip_axes=2) for name in ("last_obs", "final_obs")]
             values = [policy.value(rows).cpu().numpy() for rows in (obs, *map(policy.normalize, after))]
         value = values[0].reshape(fragment["reward"].shape)
@@ -234,6 +241,11 @@ class PPO(Algorithm):
             target, value = target[alive], value[alive]
         variance = float(np.var(target)) if target.size else 0.0
         return data, 1.0 - float(np.var(target - value)) / variance if variance > 0 else math.nan
+
+    def _living(self, fragment: Fragment) -> slice | Tensor:
+        """Which rows are steps of agents that are there."""
+        alive = fragment.get("alive")
+        return slice(None) if alive is None else torch.from_numpy(np.flatnonzero(alive)).to(self.device)
 
     def learner_state(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict(), "return_scale": self.return_scale.state_dict()}
