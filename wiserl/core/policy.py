@@ -13,6 +13,7 @@ from wiserl.core.batch import Array, Nested
 from wiserl.core.checkpoint import Checkpoint, open_checkpoint
 from wiserl.core.config import make_config
 from wiserl.core.device import check_device
+from wiserl.core.divergence import check_actions
 from wiserl.env.spaces import ActionCodec, EnvSpec, check_observation, observation_zeros, write_observation
 from wiserl.util.errors import EnvError, InputError
 
@@ -39,12 +40,18 @@ class Policy:
             ) from None
         self._algorithm.move_to(check_device(device))
         # Where training left off: a new algorithm would act at random, as before its first update.
-        self._algorithm.env_steps = self.manifest["env_steps"]
+        self._algorithm.env_steps, self._algorithm.updates = self.manifest["env_steps"], self.manifest.get("updates", 0)
         self._codec = ActionCodec(self.spec.action_space)
 
     def act(self, obs: Nested, deterministic: bool = True) -> Array:
-        """Policy-format actions `[E, A, ...]` for observations `[E, A, ...]`, as a `VectorEnv` takes them."""
-        return self._algorithm.choose_action(obs, deterministic)["action"]
+        """Policy-format actions `[E, A, ...]` for observations `[E, A, ...]`, as a `VectorEnv` takes them.
+
+        Raises:
+            Diverged: the weights are such that an action is infinite or NaN.
+        """
+        action = self._algorithm.choose_action(obs, deterministic)["action"]
+        check_actions(self._algorithm, self.manifest["algo"], action, obs, axes=2)
+        return action
 
     def choose_action(self, obs: Any, deterministic: bool = True) -> Any:
         """The env's action for one agent's observation, as the env returns it.

@@ -21,6 +21,7 @@ from wiserl.agent import AlgoLike, algorithm_class, algorithm_name
 from wiserl.core.agent import Agent
 from wiserl.core.batch import Array, Fragment, Nested, check_fragment, concat_fragments, count_env_steps, cut_episodes
 from wiserl.core.checkpoint import drop_replay, open_checkpoint, point_to, prune, save_checkpoint
+from wiserl.core.divergence import DivergenceWatch
 from wiserl.env.spaces import EnvSpec
 from wiserl.util.errors import InputError
 
@@ -98,7 +99,7 @@ class TrainingAgent(Agent):
 
     def _update_model(self, params: Any) -> None:
         self.algorithm._update_model(params["weights"])
-        self.algorithm.env_steps = params["env_steps"]
+        self.algorithm.env_steps, self.algorithm.updates = params["env_steps"], params["updates"]
         self.stop, self.boundary, self.version = params["stop"], params["boundary"], params["version"]
 
     # ---- on the learner ----
@@ -107,6 +108,7 @@ class TrainingAgent(Agent):
         plan = self.plan
         self.algorithm.move_to(plan.device)
         self.algorithm._start_learning()
+        self._watch = DivergenceWatch(self.algorithm, algorithm_name(plan.algo))
         self._checkpoints = Path(plan.run_dir) / "checkpoints"
         self._events: list[Event] = []
         self._to_evaluate: set[str] = set()
@@ -136,6 +138,7 @@ class TrainingAgent(Agent):
         return {
             "weights": self.algorithm.weights(),
             "env_steps": self.algorithm.env_steps,
+            "updates": self.algorithm.updates,
             "stop": self.stop,
             "boundary": self.boundary,
             "version": self.version,
@@ -166,7 +169,7 @@ class TrainingAgent(Agent):
                 cut_episodes(fragment)
         fragment = concat_fragments(fragments)
         algorithm.env_steps = steps
-        self._note(fragment, algorithm.update(fragment))
+        self._note(fragment, self._watch.update(fragment))
         self.version += 1
         self.stop = self.stop or at_end
         if boundary:
@@ -302,6 +305,7 @@ class TrainingAgent(Agent):
         algorithm = self.algorithm
         if self._saved_at == algorithm.env_steps:
             return self._checkpoints / f"step_{algorithm.env_steps}"
+        self._watch.check()  # of an error that was caught, and of a user's own hand on the weights
         counters = {"env_steps": algorithm.env_steps, "updates": algorithm.updates, "boundary": self.boundary}
         counters["exact"] = self._exact_at == algorithm.env_steps
         own = {
@@ -331,6 +335,7 @@ class TrainingAgent(Agent):
                 f"checkpoint '{checkpoint.path}' holds another network than this run's: {error}. Resume without the options "
                 "that changed it"
             ) from None
+        self._watch.check()  # runs of before this was looked at have saved what had diverged
         replay = checkpoint.replay()
         if replay is not None:
             algorithm.load_replay_state(replay)
