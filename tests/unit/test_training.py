@@ -81,6 +81,16 @@ def test_old_fragments_are_dropped_in_async_on_policy_training_and_counted(tmp_p
     assert (status["policy_lag_mean"], status["policy_lag_max"]) == (2 / 4, 1)
 
 
+@pytest.mark.parametrize("version", [0, 50])
+def test_an_on_policy_algorithm_without_a_limit_learns_from_all_fragments_in_async_mode(tmp_path, version):
+    plan = make_plan(tmp_path, "tests.algorithms:Cloning", BoxObs, total_steps=10_000)
+    agent = make_learner(plan, sync=False)
+    agent.version = 50
+    agent.update(fragment_for(plan, version=version))
+    assert (agent.status()["fragments_dropped"], agent.status()["policy_lag_max"]) == (0, 50 - version)
+    assert agent.algorithm.updates == 1
+
+
 @pytest.mark.parametrize(("algo", "sync"), [("dqn", False), ("ppo", True)])
 def test_off_policy_and_in_sync_no_fragment_is_too_old(tmp_path, algo, sync):
     plan = make_plan(tmp_path, algo, BoxObs, total_steps=10_000)

@@ -194,7 +194,8 @@ class TrainingAgent(Agent):
         While a fragment is sampled, every other runner's is learned from: the limit grows with the number of runners.
         """
         lag = self.version - int(fragment["version"].min())
-        if self.algorithm.on_policy and not self.sync and lag > self.plan.config.max_policy_lag * self.plan.runners:
+        limit = getattr(self.plan.config, "max_policy_lag", None)  # an algorithm of a user's own may do without
+        if self.algorithm.on_policy and not self.sync and limit is not None and lag > limit * self.plan.runners:
             self._dropped += 1
             return False
         for counter in (self._lag, self._row_lag):
