@@ -56,11 +56,26 @@ def test_tanh_is_exact_where_it_is_flat_and_where_it_is_straight():
     torch.testing.assert_close(dense(rows, layers, "tanh"), torch.tanh(rows), rtol=0, atol=2e-7)
 
 
-def test_what_is_not_a_number_stays_so():
-    features, layers = network(256, 4, 64)
+@pytest.mark.parametrize("activation", ["none", "relu", "tanh"])
+@pytest.mark.parametrize("sizes", [(256, 4, 64), LARGE, (256, 256, 256, 256), (8, 16, 4)])
+@pytest.mark.parametrize("grad", [False, True])
+def test_what_is_not_a_number_stays_so(activation, sizes, grad):
+    features, layers = network(*sizes)
     with torch.no_grad():
         features[7] = float("nan")
-        assert dense(features, layers, "tanh").isnan().any(1).nonzero().tolist() == [[7]]
+    with torch.set_grad_enabled(grad):
+        assert dense(features, layers, activation).isnan().any(1).nonzero().tolist() == [[7]]
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_a_weight_that_is_not_a_number_is_seen_in_the_output_and_in_the_gradients(activation):
+    features, layers = network(256, 256, 256, 256)
+    with torch.no_grad():
+        layers[0][0][3, 5] = float("nan")
+    output = dense(features, layers, activation)
+    output.sum().backward()
+    assert output.isnan().all()
+    assert layers[1][0].grad.isnan().any()
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])

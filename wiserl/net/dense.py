@@ -67,7 +67,10 @@ def _outputs(features: Tensor, layers: Layers, activation: Activation) -> list[T
     outputs = [features]
     for weight, bias in layers:
         if _by_onednn(features, weight):
-            features = _product(features, weight, bias, activation)
+            # Its own relu, done on the way, makes 0 of NaN.
+            features = _product(features, weight, bias, "tanh" if activation == "tanh" else "none")
+            if activation == "relu":
+                features.relu_()
         elif activation == "tanh":  # tanh(x) = 2 sigmoid(2 x) - 1
             features = torch.addmm(bias, features, weight.t(), beta=2, alpha=2).sigmoid_()
             torch.add(_MINUS_ONE, features, alpha=2, out=features)
