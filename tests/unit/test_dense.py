@@ -78,6 +78,44 @@ def test_a_weight_that_is_not_a_number_is_seen_in_the_output_and_in_the_gradient
     assert layers[1][0].grad.isnan().any()
 
 
+@pytest.mark.parametrize("activation", ["none", "relu", "tanh"])
+@pytest.mark.parametrize("sizes", [LARGE, (256, 256, 256, 256), (256, 4, 64, 64), (8, 16, 4)])
+def test_the_size_of_a_gradient_can_be_learned_from_as_through_the_usual_layers(activation, sizes):
+    """As in the penalty of Gulrajani et al. 2017, on top of a loss, with an input that itself was computed."""
+    found = []
+    for function in (dense, usual):
+        features, layers = network(*sizes)
+        inputs = 2.0 * features
+        if sizes == LARGE:  # weights that occur twice, and that the input was computed from
+            inputs, layers = inputs @ layers[0][0].tanh(), [*layers, layers[0]]
+        output = function(inputs, layers, activation)
+        weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+        (gradient,) = torch.autograd.grad((output * weights).sum(), features, create_graph=True)
+        loss = (gradient.norm(dim=1) - 1.0).square().mean() + output.square().mean()
+        loss.backward()
+        tensors = [features, *(tensor for layer in layers for tensor in layer)]
+        found.append((loss, [torch.zeros(()) if tensor.grad is None else tensor.grad for tensor in tensors]))
+    (ours, mine), (theirs, others) = found
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for one, other in zip(mine, others, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_second_derivatives_are_those_of_finite_differences(monkeypatch):
+    """In double precision, where the node is used by force."""
+    monkeypatch.setattr("wiserl.net.dense.as_one_node", lambda *given: True)
+    monkeypatch.setattr("wiserl.net.dense._by_onednn", lambda *given: False)
+    monkeypatch.setattr("wiserl.net.dense._MINUS_ONE", torch.tensor(-1.0, dtype=torch.float64))
+    features, layers = network(3, 4, 5, 2)
+    tensors = [tensor.detach().double().requires_grad_() for tensor in (features, *layers[0], *layers[1])]
+
+    def function(features: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
+        return dense(features, list(zip(given[::2], given[1::2], strict=True)), "tanh")
+
+    assert torch.autograd.gradcheck(function, tensors)
+    assert torch.autograd.gradgradcheck(function, tensors)
+
+
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_frozen_weights_get_no_gradient_and_pass_it_on(activation):
     features, layers = network(256, 256, 256, 256)
