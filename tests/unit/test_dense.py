@@ -90,8 +90,10 @@ def test_the_size_of_a_gradient_can_be_learned_from_as_through_the_usual_layers(
             inputs, layers = inputs @ layers[0][0].tanh(), [*layers, layers[0]]
         output = function(inputs, layers, activation)
         weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
-        (gradient,) = torch.autograd.grad((output * weights).sum(), features, create_graph=True)
+        wanted = [features, layers[0][0], layers[-1][1]]
+        gradient, *others = torch.autograd.grad((output * weights).sum(), wanted, create_graph=True)
         loss = (gradient.norm(dim=1) - 1.0).square().mean() + output.square().mean()
+        loss = loss + sum(other.square().mean() for other in others)
         loss.backward()
         tensors = [features, *(tensor for layer in layers for tensor in layer)]
         found.append((loss, [torch.zeros(()) if tensor.grad is None else tensor.grad for tensor in tensors]))
