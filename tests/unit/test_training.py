@@ -208,6 +208,22 @@ def test_stopping_and_going_on_gives_the_weights_of_a_run_without_a_break(tmp_pa
     assert (runs[0].path / "weights.safetensors").read_bytes() == (runs[1].path / "weights.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("algo", ["ppo", "sarsa", "dqn"])
+@pytest.mark.parametrize(("total", "expected"), [(16, [0.5]), (20, [0.2, 0.1]), (32, [0.5, 0.25])])
+def test_the_last_round_of_a_linear_decay_is_learned_from(tmp_path, algo, total, expected):
+    config = {"learning_rate": 0.01, "learning_rate_decay": "linear"} | (
+        {"learning_starts": 0} if algo == "dqn" else {}
+    )
+    agent = make_learner(make_plan(tmp_path, algo, BoxObs, config, total_steps=total))
+    rates = []
+    while not agent.stop:
+        before = agent.algorithm.flat.detach().clone()
+        agent.update(fragment_for(agent.plan))
+        assert not torch.equal(agent.algorithm.flat, before)
+        rates.append(agent.logs["charts/learning_rate"] / 0.01)
+    assert rates == pytest.approx(expected)
+
+
 def test_metrics_come_at_their_interval_with_the_names_people_know(tmp_path):
     plan = make_plan(tmp_path, "ppo", BoxObs, log_every=32, total_steps=80)
     agent = make_learner(plan)

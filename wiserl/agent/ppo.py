@@ -26,7 +26,6 @@ from wiserl.ops.minibatches import minibatches
 from wiserl.ops.normalize import ObservationNormalizer
 from wiserl.ops.optim import FlatAdam
 from wiserl.ops.returns import ReturnScale, gae, next_values
-from wiserl.ops.schedules import decayed
 from wiserl.ops.tensors import to_tensors
 
 
@@ -196,7 +195,7 @@ class PPO(Algorithm):
     def _learn(self, fragment: Fragment) -> dict[str, float]:
         config, policy = self.config, self.policy
         data, explained = self._prepare(fragment)
-        rate = decayed(config.learning_rate, config.learning_rate_decay, self.progress)
+        rate = self._learning_rate(fragment)
         if not len(data["advantage"]):  # a fragment of nothing but rows that are being reset
             return {}
         standardized = "advantage" if config.normalize_advantage else None

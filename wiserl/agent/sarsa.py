@@ -23,7 +23,7 @@ from wiserl.net.q_network import QNetwork
 from wiserl.ops.minibatches import minibatches
 from wiserl.ops.optim import FlatAdam
 from wiserl.ops.returns import gae, next_values
-from wiserl.ops.schedules import decayed, linear
+from wiserl.ops.schedules import linear
 from wiserl.ops.tensors import to_tensors
 from wiserl.util.errors import InputError
 
@@ -137,7 +137,7 @@ class SARSA(Algorithm):
         """Targets, then `n_epochs` passes of minibatches."""
         config = self.config
         data = self._prepare(fragment)
-        rate = decayed(config.learning_rate, config.learning_rate_decay, self.progress)
+        rate = self._learning_rate(fragment)
         if not len(data["target"]):  # a fragment of nothing but rows that are being reset
             return {}
         logs: list[Tensor] = []

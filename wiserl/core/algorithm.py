@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from wiserl.core.agent import Agent
-from wiserl.core.batch import Array, Fragment, Nested
+from wiserl.core.batch import Array, Fragment, Nested, count_env_steps
 from wiserl.env.spaces import EnvSpec
 from wiserl.net.acting import NumpyPolicy
 from wiserl.ops.optim import flatten_parameters
+from wiserl.ops.schedules import decayed
 from wiserl.ops.tensors import to_tensors
 from wiserl.util.seeding import derive_seed, rng
 
@@ -128,6 +129,11 @@ class Algorithm(Agent):
     def progress(self) -> float:
         """Share of training done, 0 to 1."""
         return min(self.env_steps / self.total_steps, 1.0)
+
+    def _learning_rate(self, fragment: Fragment) -> float:
+        """The rate to learn from this round at, by `learning_rate` and `learning_rate_decay` of the config."""
+        begun = max(self.env_steps - count_env_steps(fragment), 0) / self.total_steps
+        return decayed(self.config.learning_rate, self.config.learning_rate_decay, self.progress, begun)
 
     def learner_state(self) -> dict[str, Any]:
         """What a checkpoint keeps besides the policy: tensors and plain values, by name."""
