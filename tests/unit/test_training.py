@@ -16,6 +16,7 @@ from wiserl.core.checkpoint import open_checkpoint
 from wiserl.core.gym_runner import GymRunner
 from wiserl.core.learner import Learner
 from wiserl.core.training import TrainingAgent, TrainPlan
+from wiserl.dist.backend import current_runner
 from wiserl.dist.weights import unpack
 
 
@@ -79,6 +80,33 @@ def test_old_fragments_are_dropped_in_async_on_policy_training_and_counted(tmp_p
     assert status["fragments_dropped"] == 2
     assert status["env_steps"] == 4 * 16
     assert (status["policy_lag_mean"], status["policy_lag_max"]) == (2 / 4, 1)
+
+
+@pytest.mark.parametrize("algo", ["ppo", "sarsa"])
+def test_every_fragment_of_a_slow_runner_is_learned_from_in_async_mode(tmp_path, algo):
+    """Two runners take turns; the second makes a fragment while the first makes twenty."""
+
+    class Uneven(GymRunner):
+        def collect(self) -> Fragment:
+            fragment = super().collect()
+            if self.rank:
+                for _ in range(20):
+                    current_runner.get().backend.give_way()
+            return fragment
+
+    plan = make_plan(tmp_path, algo, BoxObs, runners=2, total_steps=1600)
+    wise_rl, group = start(plan, BoxObs, 8, runner_class=Uneven, sync=False)
+    agent = wise_rl.call("learner", "itself")
+    seen = spy_on_updates(agent)
+    wise_rl.start_all_runners(group)
+    status = wise_rl.call("learner", "status")
+    of_the_slow = [fragment for fragment in seen if fragment["rank"][0] == 1]
+    assert status["fragments_dropped"] == 0
+    assert status["policy_lag_max"] >= 15
+    assert len(seen) == 100
+    assert len(of_the_slow) >= 3
+    metrics = [event.content for event in agent.drain() if event.kind == "metrics"]
+    assert all(np.isfinite(value) for row in metrics for name, value in row.items() if name.startswith("losses/"))
 
 
 @pytest.mark.parametrize("version", [0, 50])

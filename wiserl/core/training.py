@@ -189,12 +189,12 @@ class TrainingAgent(Agent):
             self._events.append(Event("metrics", steps, self._row()))
 
     def _admit(self, fragment: Fragment) -> bool:
-        """Whether a fragment is young enough to learn from; the lag of those that are is measured.
+        """Whether a fragment is young enough to learn from, where there is a limit; the lag of those that are is measured.
 
         While a fragment is sampled, every other runner's is learned from: the limit grows with the number of runners.
         """
         lag = self.version - int(fragment["version"].min())
-        limit = getattr(self.plan.config, "max_policy_lag", None)  # an algorithm of a user's own may do without
+        limit = getattr(self.plan.config, "max_policy_lag", None)  # not every algorithm of one's own has it
         if self.algorithm.on_policy and not self.sync and limit is not None and lag > limit * self.plan.runners:
             self._dropped += 1
             return False
