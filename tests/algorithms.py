@@ -9,7 +9,7 @@ import torch
 
 from wiserl.agent.dqn import DQN, DQNConfig
 from wiserl.core.algorithm import Algorithm, leading_axes
-from wiserl.core.config import NonNegative
+from wiserl.core.config import NonNegative, PositiveFloat
 from wiserl.ops.tensors import to_tensors
 
 
@@ -39,6 +39,39 @@ class RememberingDQN(DQN):
         errors, logs = super().learn(batch, rate)
         self.replay.write(batch["index"].cpu().numpy(), "value", (newest + self.config.forget).cpu().numpy())
         return errors, {**logs, "losses/value_change": change}
+
+
+@dataclass(frozen=True)
+class CloningConfig:
+    """The least there is."""
+
+    learning_rate: PositiveFloat = 1e-3  # of plain gradient descent
+
+
+class Cloning(Algorithm):
+    """An on-policy algorithm of a user's own: it makes what it did more likely."""
+
+    config_class = CloningConfig
+    on_policy = True
+
+    def _build(self) -> torch.nn.Module:
+        return torch.nn.Linear(2, 2)
+
+    @classmethod
+    def steps_per_fragment(cls, config: Any, sync: bool, runners: int, envs: int) -> int:
+        return 8
+
+    def choose_action(self, obs: Any, deterministic: bool = False) -> dict[str, Any]:
+        return {"action": self._act(obs).argmax(-1).reshape(leading_axes(obs))}
+
+    def update(self, fragment: Any) -> dict[str, float]:
+        obs, action = (to_tensors(fragment[name], self.device, skip_axes=3) for name in ("obs", "action"))
+        loss = torch.nn.functional.cross_entropy(self.policy(obs), action)
+        (gradient,) = torch.autograd.grad(loss, [self.policy.weight])
+        with torch.no_grad():
+            self.policy.weight.sub_(gradient, alpha=self.config.learning_rate)
+        self.updates += 1
+        return {"losses/loss": loss.item()}
 
 
 class Unfinished(Algorithm):

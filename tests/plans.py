@@ -29,7 +29,7 @@ def make_plan(folder: Path, algo: str, env: EnvLike, config: dict[str, Any] | No
     probe = make_env(env, env_kwargs or {})
     spec = read_spec(probe, env)
     probe.close()
-    made = make_config(algorithm_class(algo).config_class, SMALL[algo] | (config or {}), algo)
+    made = make_config(algorithm_class(algo).config_class, SMALL.get(algo, {}) | (config or {}), algo)
     manifest = {
         "algo": algo,
         "env": str(env),

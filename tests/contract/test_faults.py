@@ -24,7 +24,7 @@ from wiserl import WiseRL
 from wiserl.cli.main import main
 from wiserl.dist.cluster import find_cluster
 from wiserl.dist.token import check_token
-from wiserl.util.errors import ActorLost, InputError, PlacementError, WaitTimeout
+from wiserl.util.errors import ActorLost, Diverged, InputError, PlacementError, WaitTimeout
 
 BACKENDS = ["local", pytest.param("ray", marks=pytest.mark.ray)]
 
@@ -161,6 +161,17 @@ def test_an_exception_in_a_users_env_comes_out_of_ray_with_its_traceback(tmp_pat
             "ppo", "tests.envs:raising_env", run_dir=str(tmp_path / "run"), quiet=True, **tiny("ppo", backend="ray")
         )
     assert 'raise RuntimeError(f"broken at step {self._steps}")' in str(caught.getrepr(style="native"))
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("sync", [True, False], ids=["sync", "async"])
+def test_a_training_that_diverges_on_ray_says_so_and_is_not_started_again(
+    tmp_path: Path, cluster: Any, sync: bool
+) -> None:
+    options = tiny("ppo", backend="ray", total_steps=4096, learning_rate=1e30, sync=sync)
+    with pytest.raises(Diverged, match=r"ppo has diverged: .* after update [0-9]+, at env step [0-9]+"):
+        wiserl.train("ppo", "CartPole-v1", run_dir=str(tmp_path / "run"), quiet=True, **options)
+    assert not list((tmp_path / "run" / "checkpoints").glob("step_*"))
 
 
 def run_command(args: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

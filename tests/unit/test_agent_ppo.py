@@ -17,6 +17,7 @@ from tests.fragments import make_fragment, make_spec, random_obs
 from wiserl.agent.ppo import PPO, PPOConfig, loss
 from wiserl.core.batch import tree_map
 from wiserl.net.heads import Categorical
+from wiserl.ops.returns import next_values, vtrace
 from wiserl.util.errors import InputError
 
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -64,6 +65,14 @@ def test_values_are_kept_near_the_old_ones_where_that_is_asked_for():
     assert figures(clip_range_vf=0.5)["value"] == pytest.approx((0 + 0.25 + 0.25 + 4.5**2) / 4)
 
 
+def test_weights_are_of_the_surrogate_alone_and_after_the_clip():
+    weights = torch.tensor([1.0, 0.5, 0.25, 0.0])
+    found = figures(BATCH | {"weight": weights})
+    assert found["policy"] == pytest.approx(-(1.2 - 0.5 * 2.0 + 0.25 * 0.5 - 0.0) / 4)
+    for name in ("value", "entropy", "approx_kl", "clipfrac"):
+        assert found[name] == figures()[name]
+
+
 @pytest.mark.parametrize("asked", [True, False])
 def test_an_update_normalises_advantages_where_it_is_asked_to(asked):
     agent = make_agent(batch_size=5, normalize_advantage=asked)
@@ -89,9 +98,9 @@ def test_the_entropy_bonus_pulls_towards_chance():
     assert (skewed["obs"].grad[:, 1] < 0).all()
 
 
-def make_agent(spec: Any = None, streams: int = 2, **config: Any) -> PPO:
+def make_agent(spec: Any = None, streams: int = 2, sync: bool = True, **config: Any) -> PPO:
     config = {"n_epochs": 1, "batch_size": 1000, "hidden_sizes": (8,)} | config
-    agent = PPO(spec=spec or make_spec(), config=PPOConfig(**config), num_streams=streams, total_steps=100)
+    agent = PPO(sync, spec=spec or make_spec(), config=PPOConfig(**config), num_streams=streams, total_steps=100)
     agent._start_learning()
     return agent
 
@@ -147,14 +156,43 @@ def test_what_acted_is_what_learns(spec, normalize):
     agent = make_agent(spec, normalize_observation=normalize)
     fragment = act_and_finish(agent, make_fragment(spec, end_rate=0.2))
     assert "outputs" not in fragment
-    if normalize:  # statistics that do not change hands: those of this very data
+    for seed in range(3):  # the first with statistics of nothing, the others with those of all rounds before
+        logs = agent.update(act_and_finish(agent, make_fragment(spec, seed=seed, end_rate=0.2)))
+        assert logs["losses/approx_kl"] == pytest.approx(0.0, abs=1e-6)
+        assert logs["losses/clipfrac"] == 0.0
+        assert all(math.isfinite(value) for value in logs.values())
+
+
+@pytest.mark.parametrize("shift", [0.0, 50.0])
+def test_ratios_are_1_before_an_updates_first_step_whatever_the_normaliser_sees(shift):
+    agent = make_agent(make_spec(BOX, BOX), normalize_observation=True, batch_size=5, n_epochs=2, learning_rate=1e-2)
+    ratios: list[torch.Tensor] = []
+
+    def spy(policy: Any, batch: Any, config: Any, log: bool) -> Any:
+        log_prob = policy.head.log_prob(policy.outputs(batch["obs"]), batch["action"])
+        ratios.append((log_prob - batch["log_prob"]).exp().detach())
+        return loss(policy, batch, config, log)
+
+    agent.loss = spy
+    for seed in range(4):
+        fragment = make_fragment(make_spec(BOX, BOX), seed=seed)
+        fragment["obs"] = fragment["obs"] * np.float32(seed + 1) + np.float32(seed * shift)
+        ratios.clear()
+        agent.update(act_and_finish(agent, fragment))
+        torch.testing.assert_close(ratios[0], torch.ones(5), rtol=0, atol=1e-5)
+        assert len(ratios) == 4
+
+
+def test_the_normaliser_has_seen_every_living_row_once_after_an_update():
+    agent = make_agent(make_spec(agents=2), 1, normalize_observation=True)
+    seen = []
+    for seed in range(2):
+        fragment = fragment_with_the_dead(seed, 101)
+        fragment["log_prob"] = np.zeros((6, 1, 2), np.float32)
         agent.update(fragment)
-        agent.policy.normalizer.update = lambda obs: None
-        fragment = act_and_finish(agent, make_fragment(spec, end_rate=0.2))
-    logs = agent.update(fragment)
-    assert logs["losses/approx_kl"] == pytest.approx(0.0, abs=1e-6)
-    assert logs["losses/clipfrac"] == 0.0
-    assert all(math.isfinite(value) for value in logs.values())
+        seen.append(fragment["obs"][fragment["alive"]])
+    np.testing.assert_allclose(agent.policy.normalizer.mean, np.concatenate(seen).mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(agent.policy.normalizer.var, np.concatenate(seen).var(0), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("action", ACTIONS)
@@ -208,6 +246,88 @@ def test_advantages_bootstrap_from_the_true_final_observation_where_truncated_an
         row = tuple(fragment["obs"][t, e, 0].tolist())
         assert found[row] == pytest.approx(a[t, e], abs=1e-5)
         assert targets[row] == pytest.approx(a[t, e] + v[t, e], abs=1e-5)
+
+
+# ---- async mode: another policy may have acted ----
+
+
+def an_older_fragment(agent: PPO, spec: Any = None, **options: Any) -> dict[str, Any]:
+    """A fragment of a policy that is some way off the agent's."""
+    older = make_agent(spec)
+    older._update_model(agent.weights())
+    with torch.no_grad():
+        older.policy.actor.weight.add_(torch.randn(older.policy.actor.weight.shape, generator=GENERATOR))
+    return act_and_finish(older, make_fragment(spec, **options))
+
+
+GENERATOR = torch.Generator().manual_seed(4)
+
+
+@pytest.mark.parametrize("config", [{}, {"normalize_observation": True, "normalize_reward": True}], ids=str)
+def test_without_lag_an_async_update_is_that_of_sync_mode_but_for_rounding(config):
+    agents = [make_agent(sync=sync, batch_size=8, n_epochs=3, **config) for sync in (True, False)]
+    for seed in range(3):
+        fragment = act_and_finish(agents[0], make_fragment(steps=12, seed=seed, end_rate=0.1))
+        agents[1].rng.bit_generator.state = agents[0].rng.bit_generator.state  # which acting has drawn from
+        logs = [agent.update(dict(fragment)) for agent in agents]
+        torch.testing.assert_close(agents[1].flat, agents[0].flat, rtol=1e-4, atol=1e-5)
+    assert logs[1].pop("losses/behaviour_ratio") == pytest.approx(1.0, abs=1e-5)
+    assert logs[0] == pytest.approx(logs[1], rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("spec", [make_spec(), make_spec(BOX, BOX)])
+def test_an_async_update_is_clipped_around_the_policy_that_it_begins_with_and_weighted_by_the_truncated_ratio(spec):
+    agent = make_agent(spec, sync=False, normalize_advantage=False)
+    fragment = an_older_fragment(agent, spec, steps=20)
+    obs, action = (torch.from_numpy(fragment[name]).flatten(0, 2) for name in ("obs", "action"))
+    now = agent.policy.head.log_prob(agent.policy.outputs(obs), action).detach()
+    ratio = (now - torch.from_numpy(fragment["log_prob"]).flatten()).exp()
+    assert ratio.min() < 0.9
+    assert ratio.max() > 1.1
+    batches = spy_on_batches(agent)
+    logs = agent.update(dict(fragment))
+    by_row = {tuple(row): index for index, row in enumerate(obs.tolist())}
+    order = [by_row[tuple(row)] for row in batches[0]["obs"].tolist()]
+    torch.testing.assert_close(batches[0]["log_prob"], now[order])
+    torch.testing.assert_close(batches[0]["weight"], ratio.clamp(max=1.0)[order])
+    assert logs["losses/approx_kl"] == pytest.approx(0.0, abs=1e-6)
+    assert logs["losses/clipfrac"] == 0.0
+    assert logs["losses/behaviour_ratio"] == pytest.approx(ratio.clamp(max=1.0).mean().item(), rel=1e-5)
+
+
+def test_advantages_and_value_targets_of_an_async_update_are_those_of_vtrace():
+    agent = make_agent(sync=False, gamma=0.9, gae_lambda=0.8, normalize_advantage=False)
+    ends = {(3, 0, 0): "truncated", (5, 1, 0): "terminated"}
+    fragment = an_older_fragment(agent, steps=9, ends=ends)
+
+    def value(rows: np.ndarray) -> np.ndarray:
+        return agent.policy.value(torch.from_numpy(rows).flatten(0, -2)).detach().numpy().reshape(rows.shape[:-1])
+
+    v, last, final = (value(fragment[name]) for name in ("obs", "last_obs", "final_obs"))
+    following = next_values(fragment, v, last, final)
+    obs, action = (torch.from_numpy(fragment[name]).flatten(0, 2) for name in ("obs", "action"))
+    now = agent.policy.head.log_prob(agent.policy.outputs(obs), action).detach().numpy().reshape(9, 2, 1)
+    flags = fragment["terminated"], fragment["truncated"]
+    expected = vtrace(fragment["reward"], v, following, *flags, np.exp(now - fragment["log_prob"]), 0.9, 0.8)
+    batches = spy_on_batches(agent)
+    agent.update(dict(fragment))
+    for name, array in zip(("advantage", "target"), expected, strict=True):
+        found = dict(zip(map(tuple, batches[0]["obs"].tolist()), batches[0][name].tolist(), strict=True))
+        assert found == pytest.approx(
+            dict(zip(map(tuple, obs.tolist()), array.ravel().tolist(), strict=True)), abs=1e-5
+        )
+
+
+def test_async_rows_of_agents_that_are_gone_are_not_learned_from():
+    weights = []
+    for garbage, log_prob in ((101, 1e6), (102, -np.inf)):
+        agent = make_agent(make_spec(agents=2), 1, sync=False, normalize_observation=True, batch_size=4)
+        fragment = fragment_with_the_dead(0, garbage)
+        fragment["log_prob"] = np.where(fragment["alive"], np.float32(-1.0), np.float32(log_prob))
+        logs = agent.update(fragment)
+        assert all(math.isfinite(value) for value in logs.values())
+        weights.append(agent.flat.detach().clone())
+    assert torch.equal(*weights)
 
 
 def fragment_with_the_dead(seed: int, garbage: int) -> dict[str, Any]:

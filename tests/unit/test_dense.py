@@ -56,11 +56,66 @@ def test_tanh_is_exact_where_it_is_flat_and_where_it_is_straight():
     torch.testing.assert_close(dense(rows, layers, "tanh"), torch.tanh(rows), rtol=0, atol=2e-7)
 
 
-def test_what_is_not_a_number_stays_so():
-    features, layers = network(256, 4, 64)
+@pytest.mark.parametrize("activation", ["none", "relu", "tanh"])
+@pytest.mark.parametrize("sizes", [(256, 4, 64), LARGE, (256, 256, 256, 256), (8, 16, 4)])
+@pytest.mark.parametrize("grad", [False, True])
+def test_what_is_not_a_number_stays_so(activation, sizes, grad):
+    features, layers = network(*sizes)
     with torch.no_grad():
         features[7] = float("nan")
-        assert dense(features, layers, "tanh").isnan().any(1).nonzero().tolist() == [[7]]
+    with torch.set_grad_enabled(grad):
+        assert dense(features, layers, activation).isnan().any(1).nonzero().tolist() == [[7]]
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_a_weight_that_is_not_a_number_is_seen_in_the_output_and_in_the_gradients(activation):
+    features, layers = network(256, 256, 256, 256)
+    with torch.no_grad():
+        layers[0][0][3, 5] = float("nan")
+    output = dense(features, layers, activation)
+    output.sum().backward()
+    assert output.isnan().all()
+    assert layers[1][0].grad.isnan().any()
+
+
+@pytest.mark.parametrize("activation", ["none", "relu", "tanh"])
+@pytest.mark.parametrize("sizes", [LARGE, (256, 256, 256, 256), (256, 4, 64, 64), (8, 16, 4)])
+def test_the_size_of_a_gradient_can_be_learned_from_as_through_the_usual_layers(activation, sizes):
+    """As in the penalty of Gulrajani et al. 2017, on top of a loss, with an input that itself was computed."""
+    found = []
+    for function in (dense, usual):
+        features, layers = network(*sizes)
+        inputs = 2.0 * features
+        if sizes == LARGE:  # weights that occur twice, and that the input was computed from
+            inputs, layers = inputs @ layers[0][0].tanh(), [*layers, layers[0]]
+        output = function(inputs, layers, activation)
+        weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+        wanted = [features, layers[0][0], layers[-1][1]]
+        gradient, *others = torch.autograd.grad((output * weights).sum(), wanted, create_graph=True)
+        loss = (gradient.norm(dim=1) - 1.0).square().mean() + output.square().mean()
+        loss = loss + sum(other.square().mean() for other in others)
+        loss.backward()
+        tensors = [features, *(tensor for layer in layers for tensor in layer)]
+        found.append((loss, [torch.zeros(()) if tensor.grad is None else tensor.grad for tensor in tensors]))
+    (ours, mine), (theirs, others) = found
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for one, other in zip(mine, others, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_second_derivatives_are_those_of_finite_differences(monkeypatch):
+    """In double precision, where the node is used by force."""
+    monkeypatch.setattr("wiserl.net.dense.as_one_node", lambda *given: True)
+    monkeypatch.setattr("wiserl.net.dense._by_onednn", lambda *given: False)
+    monkeypatch.setattr("wiserl.net.dense._MINUS_ONE", torch.tensor(-1.0, dtype=torch.float64))
+    features, layers = network(3, 4, 5, 2)
+    tensors = [tensor.detach().double().requires_grad_() for tensor in (features, *layers[0], *layers[1])]
+
+    def function(features: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
+        return dense(features, list(zip(given[::2], given[1::2], strict=True)), "tanh")
+
+    assert torch.autograd.gradcheck(function, tensors)
+    assert torch.autograd.gradgradcheck(function, tensors)
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])

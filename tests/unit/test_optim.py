@@ -52,6 +52,58 @@ def test_steps_are_those_of_torch_adam_with_clipping(max_grad_norm):
             torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_it_learns_on_after_the_modules_gradients_were_cleared(set_to_none):
+    ours, theirs = make_network(), make_network()
+    optimizer = FlatAdam(ours, flatten_parameters(ours), 1e-2)
+    reference = torch.optim.Adam(theirs.parameters(), lr=1e-2)
+    for step in range(3):
+        ours.zero_grad(set_to_none=set_to_none)
+        make_loss(ours, step).backward()  # a user's own look at the gradients: it must not be added to the next
+        optimizer.step(make_loss(ours, step), 1e-2)
+        ours.zero_grad(set_to_none=set_to_none)
+        reference.zero_grad()
+        make_loss(theirs, step).backward()
+        reference.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_what_is_frozen_stays_and_what_is_not_moves_on():
+    ours, theirs = make_network(), make_network()
+    optimizer = FlatAdam(ours, flatten_parameters(ours), 1e-2)
+    reference = torch.optim.Adam(theirs.parameters(), lr=1e-2)
+    for step in range(6):
+        if step == 3:  # with momentum, which would carry it on
+            for network in (ours, theirs):
+                network[0].requires_grad_(False)
+            before = [parameter.detach().clone() for parameter in ours[0].parameters()]
+            moments = {name: moment.clone() for name, moment in optimizer.state_dict().items()}
+        optimizer.step(make_loss(ours, step), 1e-2)
+        reference.zero_grad()
+        make_loss(theirs, step).backward()
+        reference.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert all(torch.equal(a, b) for a, b in zip(ours[0].parameters(), before, strict=True))
+    frozen = sum(parameter.numel() for parameter in ours[0].parameters())
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert torch.equal(optimizer.state_dict()[name][:frozen], moments[name][:frozen])
+    ours[0].requires_grad_(True)
+    optimizer.step(make_loss(ours, 6), 1e-2)
+    assert not any(torch.equal(a, b) for a, b in zip(ours[0].parameters(), before, strict=True))
+
+
+def test_what_is_frozen_has_no_part_in_the_norm_of_the_gradient():
+    network = make_network()
+    optimizer = FlatAdam(network, flatten_parameters(network), 1e-2, max_grad_norm=1.0)
+    optimizer.step(make_loss(network, 0), 1e-2)
+    network[0].requires_grad_(False)
+    optimizer.step(make_loss(network, 1), 1e-2)
+    norm = torch.linalg.vector_norm(torch.cat([parameter.grad.flatten() for parameter in network[2].parameters()]))
+    assert norm.item() == pytest.approx(1.0, rel=1e-4)
+
+
 def test_a_restored_optimiser_goes_on_bit_for_bit():
     network = make_network()
     optimizer = FlatAdam(network, flatten_parameters(network), 1e-2)

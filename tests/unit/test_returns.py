@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.fragments import make_fragment, make_spec
 from wiserl.core.batch import concat_fragments
-from wiserl.ops.returns import ReturnScale, gae, merge_moments, next_values
+from wiserl.ops.returns import ReturnScale, gae, merge_moments, next_values, vtrace
 
 
 def plain_gae(reward, value, following, terminated, truncated, gamma, lam):
@@ -57,6 +57,82 @@ def test_gae_of_three_steps_by_hand():
     # terminated at 1: delta1 = 1 - 1 = 0, nothing flows over it; truncated: delta1 = 1, and nothing flows either
     assert gae(one, one, 2 * one, end, no, 0.5, 0.5).ravel().tolist() == [1.0, 0.0, 1.0]
     assert gae(one, one, 2 * one, no, end, 0.5, 0.5).ravel().tolist() == [1.25, 1.0, 1.0]
+
+
+def plain_vtrace(reward, value, following, terminated, truncated, ratio, gamma, lam):
+    """Equation 1 of Espeholt et al. 2018, one sum per step: targets, and from them the advantages of section 4.2."""
+    steps = len(reward)
+    rho = np.minimum(ratio, 1.0)
+    ended = terminated | truncated
+    delta = reward + gamma * np.where(terminated, 0.0, following) - value
+    target = np.array(value, np.float64)
+    for start in range(steps):
+        trace = 1.0
+        for t in range(start, steps):
+            target[start] += trace * rho[t] * delta[t]
+            trace *= gamma * lam * rho[t]  # c_t, with the discount
+            if ended[t]:
+                break
+    advantage = np.zeros(steps)
+    for t in range(steps):
+        after = 0.0 if terminated[t] else following[t]
+        if not ended[t] and t + 1 < steps:
+            after = lam * target[t + 1] + (1 - lam) * value[t + 1]
+        advantage[t] = reward[t] + gamma * after - value[t]
+    return advantage, target
+
+
+@given(
+    steps=st.integers(1, 12),
+    seed=st.integers(0, 9999),
+    end_rate=st.sampled_from([0.0, 0.2, 1.0]),
+    gamma=st.sampled_from([0.0, 0.5, 0.99, 1.0]),
+    lam=st.sampled_from([0.0, 0.95, 1.0]),
+    spread=st.sampled_from([0.0, 0.1, 2.0]),
+)
+def test_vtrace_is_the_plain_sum_within_each_episode_and_gae_where_nothing_differs(
+    steps, seed, end_rate, gamma, lam, spread
+):
+    fragment = make_fragment(make_spec(agents=2), steps, 2, seed, end_rate)
+    rng = np.random.default_rng(seed)
+    value, last = rng.standard_normal((steps, 2, 2)).astype(np.float32), rng.standard_normal((2, 2)).astype(np.float32)
+    final = rng.standard_normal((len(fragment["final_at"]), 2)).astype(np.float32)
+    following = next_values(fragment, value, last, final)
+    ratio = np.exp(spread * rng.standard_normal((steps, 2, 2))).astype(np.float32)
+    flags = (fragment["terminated"], fragment["truncated"])
+    found = vtrace(fragment["reward"], value, following, *flags, ratio, gamma, lam)
+    assert all(array.dtype == np.float32 for array in found)
+    for e, a in np.ndindex(2, 2):
+        column = [array[:, e, a] for array in (fragment["reward"], value, following, *flags, ratio)]
+        for mine, plain in zip(found, plain_vtrace(*column, gamma, lam), strict=True):
+            np.testing.assert_allclose(mine[:, e, a], plain, rtol=1e-4, atol=1e-4)
+    if spread == 0.0:
+        advantage = gae(fragment["reward"], value, following, *flags, gamma, lam)
+        assert np.array_equal(found[0], advantage)
+        assert np.array_equal(found[1], advantage + value)
+
+
+def test_vtrace_of_three_steps_by_hand():
+    one, no = np.ones((3, 1, 1), np.float32), np.zeros((3, 1, 1), bool)
+    ratio = np.array([4.0, 0.5, 0.25], np.float32).reshape(3, 1, 1)  # 4 counts as 1
+    # delta = 1 + 0.5 * 2 - 1 = 1, gamma lambda = 0.25. Step 2: A = 1, V + 0.25 A = 1.25; step 1: A = 1 + 0.25 * 0.25 = 1.0625,
+    # target 1 + 0.5 * 1.0625 = 1.53125; step 0: A = 1 + 0.25 * 0.53125 = 1.1328125, target 2.1328125.
+    advantage, target = vtrace(one, one, 2 * one, no, no, ratio, 0.5, 0.5)
+    assert advantage.ravel().tolist() == [1.1328125, 1.0625, 1.0]
+    assert target.ravel().tolist() == [2.1328125, 1.53125, 1.25]
+    end = no.copy()
+    end[1] = True
+    # terminated at 1: delta1 = 1 - 1 = 0, nothing flows over it; truncated: delta1 = 1, and 0.5 of it flows on
+    assert vtrace(one, one, 2 * one, end, no, ratio, 0.5, 0.5)[0].ravel().tolist() == [1.0, 0.0, 1.0]
+    assert vtrace(one, one, 2 * one, no, end, ratio, 0.5, 0.5)[0].ravel().tolist() == [1.125, 1.0, 1.0]
+
+
+def test_an_action_the_policy_would_never_take_says_nothing_about_what_came_before():
+    one, no = np.ones((3, 1, 1), np.float32), np.zeros((3, 1, 1), bool)
+    ratio = np.array([1.0, 0.0, 1.0], np.float32).reshape(3, 1, 1)
+    advantage, target = vtrace(one, one, 2 * one, no, no, ratio, 0.5, 0.5)
+    assert advantage.ravel().tolist() == [1.0, 1.25, 1.0]
+    assert target.ravel().tolist() == [2.0, 1.0, 2.0]
 
 
 def test_what_follows_a_step_is_the_next_row_or_the_true_final_observation():

@@ -16,6 +16,7 @@ from wiserl.core.checkpoint import open_checkpoint
 from wiserl.core.gym_runner import GymRunner
 from wiserl.core.learner import Learner
 from wiserl.core.training import TrainingAgent, TrainPlan
+from wiserl.dist.backend import current_runner
 from wiserl.dist.weights import unpack
 
 
@@ -79,6 +80,43 @@ def test_old_fragments_are_dropped_in_async_on_policy_training_and_counted(tmp_p
     assert status["fragments_dropped"] == 2
     assert status["env_steps"] == 4 * 16
     assert (status["policy_lag_mean"], status["policy_lag_max"]) == (2 / 4, 1)
+
+
+@pytest.mark.parametrize("algo", ["ppo", "sarsa"])
+def test_every_fragment_of_a_slow_runner_is_learned_from_in_async_mode(tmp_path, algo):
+    """Two runners take turns; the second makes a fragment while the first makes twenty."""
+
+    class Uneven(GymRunner):
+        def collect(self) -> Fragment:
+            fragment = super().collect()
+            if self.rank:
+                for _ in range(20):
+                    current_runner.get().backend.give_way()
+            return fragment
+
+    plan = make_plan(tmp_path, algo, BoxObs, runners=2, total_steps=1600)
+    wise_rl, group = start(plan, BoxObs, 8, runner_class=Uneven, sync=False)
+    agent = wise_rl.call("learner", "itself")
+    seen = spy_on_updates(agent)
+    wise_rl.start_all_runners(group)
+    status = wise_rl.call("learner", "status")
+    of_the_slow = [fragment for fragment in seen if fragment["rank"][0] == 1]
+    assert status["fragments_dropped"] == 0
+    assert status["policy_lag_max"] >= 15
+    assert len(seen) == 100
+    assert len(of_the_slow) >= 3
+    metrics = [event.content for event in agent.drain() if event.kind == "metrics"]
+    assert all(np.isfinite(value) for row in metrics for name, value in row.items() if name.startswith("losses/"))
+
+
+@pytest.mark.parametrize("version", [0, 50])
+def test_an_on_policy_algorithm_without_a_limit_learns_from_all_fragments_in_async_mode(tmp_path, version):
+    plan = make_plan(tmp_path, "tests.algorithms:Cloning", BoxObs, total_steps=10_000)
+    agent = make_learner(plan, sync=False)
+    agent.version = 50
+    agent.update(fragment_for(plan, version=version))
+    assert (agent.status()["fragments_dropped"], agent.status()["policy_lag_max"]) == (0, 50 - version)
+    assert agent.algorithm.updates == 1
 
 
 @pytest.mark.parametrize(("algo", "sync"), [("dqn", False), ("ppo", True)])
@@ -186,6 +224,22 @@ def test_stopping_and_going_on_gives_the_weights_of_a_run_without_a_break(tmp_pa
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert runs[0].manifest["updates"] == runs[1].manifest["updates"] > 0
     assert (runs[0].path / "weights.safetensors").read_bytes() == (runs[1].path / "weights.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("algo", ["ppo", "sarsa", "dqn"])
+@pytest.mark.parametrize(("total", "expected"), [(16, [0.5]), (20, [0.2, 0.1]), (32, [0.5, 0.25])])
+def test_the_last_round_of_a_linear_decay_is_learned_from(tmp_path, algo, total, expected):
+    config = {"learning_rate": 0.01, "learning_rate_decay": "linear"} | (
+        {"learning_starts": 0} if algo == "dqn" else {}
+    )
+    agent = make_learner(make_plan(tmp_path, algo, BoxObs, config, total_steps=total))
+    rates = []
+    while not agent.stop:
+        before = agent.algorithm.flat.detach().clone()
+        agent.update(fragment_for(agent.plan))
+        assert not torch.equal(agent.algorithm.flat, before)
+        rates.append(agent.logs["charts/learning_rate"] / 0.01)
+    assert rates == pytest.approx(expected)
 
 
 def test_metrics_come_at_their_interval_with_the_names_people_know(tmp_path):

@@ -5,7 +5,6 @@ Top to bottom: config, networks, losses, agent. `docs/algorithms/ddpg.md` explai
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -18,7 +17,7 @@ from wiserl.core.batch import Array, Nested
 from wiserl.core.config import PositiveFloat
 from wiserl.core.off_policy_actor_critic import OffPolicyActorCritic, OffPolicyActorCriticConfig
 from wiserl.env.spaces import EnvSpec, bounded_action_size
-from wiserl.net.acting import numpy_forward
+from wiserl.net.acting import Plain
 from wiserl.net.critic import Critics
 from wiserl.net.encoder import Encoder
 from wiserl.ops.losses import weighted_mean
@@ -40,6 +39,10 @@ class Actor(nn.Module):
         super().__init__()
         self.encoder = Encoder(spec.observation_space, config.hidden_sizes, config.activation)
         self.mean = nn.Linear(self.encoder.size, size)
+
+    def plain(self) -> Plain:
+        """What it comes down to."""
+        return Plain(self.encoder, self.mean, np.tanh)
 
     def forward(self, obs: Nested) -> Tensor:
         """Actions `[N, size]` in [-1, 1]."""
@@ -96,10 +99,6 @@ class DDPG(OffPolicyActorCritic):
         )
         self._critic_loss = self._maybe_compiled(critic_loss)
         self._actor_loss = self._maybe_compiled(actor_loss)
-
-    def _numpy_policy(self) -> Callable[[Array], Array] | None:
-        mean = numpy_forward(self.policy.encoder, self.policy.mean)
-        return None if mean is None else lambda obs: np.tanh(mean(obs))
 
     def choose_action(self, obs: Nested, deterministic: bool = False, memory: Array | None = None) -> dict[str, Array]:
         """The actor's actions, with noise while training; uniformly random ones before `learning_starts`."""

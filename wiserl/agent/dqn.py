@@ -22,7 +22,7 @@ from wiserl.core.algorithm import leading_axes
 from wiserl.core.batch import Array, Nested
 from wiserl.core.config import Fraction, NonNegative, PositiveFloat, PositiveInt
 from wiserl.core.off_policy import OffPolicy, OffPolicyConfig
-from wiserl.net.acting import epsilon_greedy, numpy_forward
+from wiserl.net.acting import epsilon_greedy
 from wiserl.net.noisy import Noise
 from wiserl.net.q_network import CategoricalNetwork, QNetwork, taken
 from wiserl.ops.distributional import project
@@ -175,10 +175,6 @@ class QLearning(OffPolicy):
     def _own_tensors(self) -> None:
         super()._own_tensors()
         self.noise = Noise(self.policy)
-
-    def _numpy_policy(self) -> Callable[[Array], Array] | None:
-        policy = self.policy
-        return numpy_forward(policy.encoder, policy.advantage) if policy.plain else None
 
     @property
     def epsilon(self) -> float:

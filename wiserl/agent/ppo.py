@@ -6,59 +6,46 @@ Top to bottom: config, networks, loss, agent. `docs/algorithms/ppo.md` explains 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from wiserl.core.algorithm import Algorithm, leading_axes
+from wiserl.core.algorithm import leading_axes
 from wiserl.core.batch import Array, Fragment, Nested, tree_map
-from wiserl.core.config import Fraction, NonNegative, PositiveFloat, PositiveInt
-from wiserl.net.acting import numpy_forward
+from wiserl.core.config import Fraction, NonNegative, PositiveFloat
+from wiserl.core.on_policy import OnPolicy, OnPolicyConfig
+from wiserl.net.acting import Plain
 from wiserl.net.encoder import Encoder, is_image, orthogonal_
 from wiserl.net.heads import DiagonalGaussian, make_head
+from wiserl.ops.losses import weighted_mean
 from wiserl.ops.minibatches import minibatches
 from wiserl.ops.normalize import ObservationNormalizer
 from wiserl.ops.optim import FlatAdam
-from wiserl.ops.returns import ReturnScale, gae, next_values
-from wiserl.ops.schedules import decayed
+from wiserl.ops.returns import ReturnScale, explained_variance, gae, next_values, vtrace
 from wiserl.ops.tensors import to_tensors
 
 
 @dataclass(frozen=True)
-class PPOConfig:
+class PPOConfig(OnPolicyConfig):
     """Hyper-parameters of PPO, named as in Stable-Baselines3 where it has them."""
 
-    learning_rate: PositiveFloat = 3e-4  # Adam's step size at the start
-    learning_rate_decay: Literal["none", "linear"] = "none"  # linear: to 0 at the last env step
-    gamma: Fraction = 0.99  # discount per step
     gae_lambda: Fraction = 0.95  # weight of longer advantage sums
-    n_steps: PositiveInt = 2048  # steps of each env per update round
-    batch_size: PositiveInt = 64  # rows per minibatch
-    n_epochs: PositiveInt = 10  # passes over a round's data
     clip_range: PositiveFloat = 0.2  # bound on the change of the probability ratio
     clip_range_vf: PositiveFloat | None = None  # the same for values, in units of return; none: no bound
     ent_coef: NonNegative = 0.0  # weight of the entropy bonus
     vf_coef: NonNegative = 0.5  # weight of the value loss
-    max_grad_norm: PositiveFloat = 0.5  # bound on the gradient's L2 norm; inf: none
-    target_kl: PositiveFloat | None = (
-        None  # stop a round's epochs when the policy moved 1.5 times this (nats); none: never
-    )
+    target_kl: PositiveFloat | None = None  # end the epochs once the policy moved 1.5 times this (nats); none: never
     normalize_advantage: bool = True  # per minibatch: zero mean, unit variance
     normalize_observation: bool = False  # running mean and variance, part of the weights
     normalize_reward: bool = False  # divide by the running deviation of discounted returns
     ortho_init: bool = True  # orthogonal initial weights; gain 0.01 for the policy's outputs
     adam_eps: PositiveFloat = 1e-5  # Adam's epsilon
-    activation: Literal["tanh", "relu", "elu", "gelu", "silu"] = "tanh"  # after each hidden layer
-    hidden_sizes: tuple[PositiveInt, ...] = (64, 64)  # widths of policy and value network (on top of a CNN: none)
     log_std_init: float = 0.0  # initial log standard deviation for Box actions (bounds are -1 to 1)
-    max_policy_lag: PositiveInt = 4  # async: drop fragments older than this many weight versions per runner
-    compile: bool = False  # compile the loss with torch.compile: some 20 s at the start, faster updates
 
 
 class ActorCritic(nn.Module):
@@ -82,6 +69,10 @@ class ActorCritic(nn.Module):
         elif self.critic_encoder is not self.actor_encoder:
             self.critic_encoder = Encoder(space, config.hidden_sizes, config.activation)  # not the actor's weights
 
+    def plain(self) -> Plain | None:
+        """What the policy comes down to without normaliser and learned deviation."""
+        return Plain(self.actor_encoder, self.actor) if self.normalizer is None and self.log_std is None else None
+
     def normalize(self, obs: Nested) -> Nested:
         """Observations as the networks want them."""
         return obs if self.normalizer is None else self.normalizer(obs)
@@ -103,11 +94,12 @@ class ActorCritic(nn.Module):
 
 def loss(policy: ActorCritic, batch: dict[str, Any], config: PPOConfig,
          log: bool = True) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """The clipped surrogate (Schulman et al. 2017, equation 9).
+    """The clipped surrogate (Schulman et al. 2017, equation 9); with weights the decoupled one (Hilton et al. 2022).
 
     Args:
         policy: the networks.
-        batch: tensors `[N, ...]`: obs and advantage (both normalised), action, log_prob, value, target (of the value).
+        batch: tensors `[N, ...]`: obs and advantage (both normalised), action, log_prob (of the policy to stay near), value, target
+            (of the value), and weight (of the surrogate) where another policy has acted.
         config: clip_range, clip_range_vf, vf_coef, ent_coef are read.
         log: whether the figures are wanted: a dozen operations more.
 
@@ -120,7 +112,7 @@ def loss(policy: ActorCritic, batch: dict[str, Any], config: PPOConfig,
     # min(A r, A clip(r)) is A r up to a bound that depends on A alone: (1 + clip_range) A above 0, (1 - clip_range) A below.
     advantage = batch["advantage"]
     bound = torch.add(advantage, advantage.abs(), alpha=config.clip_range)
-    policy_loss = -torch.min(advantage * ratio, bound).mean()
+    policy_loss = -weighted_mean(torch.min(advantage * ratio, bound), batch)
     value = policy.value(batch["obs"])
     if config.clip_range_vf is not None:
         value = batch["value"] + (value - batch["value"]).clamp(-config.clip_range_vf, config.clip_range_vf)
@@ -142,11 +134,14 @@ def loss(policy: ActorCritic, batch: dict[str, Any], config: PPOConfig,
 LOGGED = ("loss", "policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac")
 
 
-class PPO(Algorithm):
-    """Learns from each round's data for some epochs, then throws it away."""
+class PPO(OnPolicy):
+    """Learns from each round's data for some epochs, then throws it away.
+
+    In async mode older policies may have acted. The policy stays near the one that the update begins with, not near those
+    (Hilton et al. 2022), and what it learns is corrected for them: weights, advantages and value targets are those of v-trace.
+    """
 
     config_class = PPOConfig
-    on_policy = True
     title = "Proximal policy optimisation (clipped)"
     spaces_line = "Discrete, MultiDiscrete, MultiBinary, Box"
     config: PPOConfig
@@ -155,21 +150,11 @@ class PPO(Algorithm):
     def _build(self) -> nn.Module:
         return ActorCritic(self)
 
-    @classmethod
-    def steps_per_fragment(cls, config: PPOConfig, sync: bool, runners: int, envs: int) -> int:
-        """One fragment is the data of one update round."""
-        return config.n_steps
-
     def _start_learning(self) -> None:
         config = self.config
         self.optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, config.adam_eps, config.max_grad_norm)
         self.return_scale = ReturnScale(self.num_streams, self.spec.num_agents, config.gamma)
         self.loss: Callable[..., tuple[Tensor, Tensor | None]] = torch.compile(loss) if config.compile else loss
-
-    def _numpy_policy(self) -> Callable[[Array], Array] | None:
-        policy = self.policy
-        plain = policy.normalizer is None and policy.log_std is None
-        return numpy_forward(policy.actor_encoder, policy.actor) if plain else None
 
     def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
         """Sample (or take the likeliest) action; "outputs" are kept to compute log-probabilities for all steps at once."""
@@ -183,10 +168,20 @@ class PPO(Algorithm):
         fragment["log_prob"] = log_prob.numpy().reshape(fragment["reward"].shape)
 
     def update(self, fragment: Fragment) -> dict[str, float]:
-        """Advantages, then `n_epochs` passes of minibatches."""
+        """Advantages, then `n_epochs` passes of minibatches, and then what was seen for the normaliser.
+
+        The observations are learned from with the statistics that they were acted on with, or the ratios would not begin at 1.
+        """
+        logs = self._learn(fragment)
+        if self.policy.normalizer is not None:
+            obs, living = to_tensors(fragment["obs"], self.device, skip_axes=3), self._living(fragment)
+            self.policy.normalizer.update(tree_map(lambda leaf: leaf[living], obs))
+        return logs
+
+    def _learn(self, fragment: Fragment) -> dict[str, float]:
         config, policy = self.config, self.policy
         data, explained = self._prepare(fragment)
-        rate = decayed(config.learning_rate, config.learning_rate_decay, self.progress)
+        rate = self._learning_rate(fragment)
         if not len(data["advantage"]):  # a fragment of nothing but rows that are being reset
             return {}
         standardized = "advantage" if config.normalize_advantage else None
@@ -206,18 +201,16 @@ class PPO(Algorithm):
             break
         means = zip(LOGGED, torch.stack(logs).mean(0).tolist(), strict=True)
         named = {f"losses/{name}": value for name, value in means}
+        if "weight" in data:
+            named["losses/behaviour_ratio"] = float(data["weight"].mean())
         return {**named, "losses/explained_variance": explained, "charts/learning_rate": rate}
 
     def _prepare(self, fragment: Fragment) -> tuple[dict[str, Any], float]:
         """Rows `[N, ...]` to learn from, advantages and value targets among them, and the explained variance of returns."""
         config, policy = self.config, self.policy
-        raw = to_tensors(fragment["obs"], self.device, skip_axes=3)
-        alive = fragment.get("alive")
-        living = slice(None) if alive is None else torch.from_numpy(np.flatnonzero(alive)).to(self.device)
-        if policy.normalizer is not None:
-            policy.normalizer.update(tree_map(lambda leaf: leaf[living], raw))
+        alive, living = fragment.get("alive"), self._living(fragment)
         with torch.no_grad():
-            obs = policy.normalize(raw)
+            obs = policy.normalize(to_tensors(fragment["obs"], self.device, skip_axes=3))
             after = [to_tensors(fragment[name], self.device, skip_axes=2) for name in ("last_obs", "final_obs")]
             values = [policy.value(rows).cpu().numpy() for rows in (obs, *map(policy.normalize, after))]
         value = values[0].reshape(fragment["reward"].shape)
@@ -225,20 +218,32 @@ class PPO(Algorithm):
         following = next_values(fragment, value, last, final)
         reward = self.return_scale.scale(fragment) if config.normalize_reward else fragment["reward"]
         ends = fragment["terminated"], fragment["truncated"]
-        advantage = gae(reward, value, following, *ends, config.gamma, config.gae_lambda)
-        target = advantage + value
-        rows = {"action": fragment["action"], "log_prob": fragment["log_prob"], "advantage": advantage}
-        rows.update(value=value, target=target)
+        rows = {name: fragment[name] for name in ("action", "log_prob")}
+        if self.sync:
+            advantage = gae(reward, value, following, *ends, config.gamma, config.gae_lambda)
+            target = advantage + value
+        else:
+            rows["log_prob"], rows["weight"] = self._proximal(obs, fragment)
+            advantage, target = vtrace(reward, value, following, *ends, rows["weight"], config.gamma, config.gae_lambda)
+        rows.update(advantage=advantage, value=value, target=target)
         data = {"obs": obs, **to_tensors(rows, self.device, skip_axes=3)}
         if alive is not None:
             data = tree_map(lambda leaf: leaf[living], data)
             target, value = target[alive], value[alive]
-        variance = float(np.var(target)) if target.size else 0.0
-        return data, 1.0 - float(np.var(target - value)) / variance if variance > 0 else math.nan
+        return data, explained_variance(target, value)
+
+    def _proximal(self, obs: Nested, fragment: Fragment) -> tuple[Array, Array]:
+        """Log-probabilities under the policy now, `[T, E, A]`, and its ratios to the policy that acted, cut off at 1."""
+        action = to_tensors(fragment["action"], self.device, skip_axes=3)
+        with torch.no_grad():
+            log_prob = self.policy.head.log_prob(self.policy.outputs(obs), action)
+        now = log_prob.cpu().numpy().reshape(fragment["reward"].shape)
+        ratio = np.exp(np.minimum(now - fragment["log_prob"], 0.0))
+        return now, np.where(fragment.get("alive", True), ratio, np.float32(1.0))
 
     def learner_state(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict(), "return_scale": self.return_scale.state_dict()}
+        return {**super().learner_state(), "return_scale": self.return_scale.state_dict()}
 
     def load_learner_state(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
+        super().load_learner_state(state)
         self.return_scale.load_state_dict(state["return_scale"])

@@ -6,7 +6,6 @@ Top to bottom: config, networks, losses, agent. `docs/algorithms/sac.md` explain
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +20,7 @@ from wiserl.core.batch import Array, Nested
 from wiserl.core.config import NonNegative, PositiveFloat, PositiveInt
 from wiserl.core.off_policy_actor_critic import OffPolicyActorCritic, OffPolicyActorCriticConfig
 from wiserl.env.spaces import EnvSpec, bounded_action_size
-from wiserl.net.acting import numpy_forward
+from wiserl.net.acting import Plain
 from wiserl.net.critic import Critics, DiscreteCritics
 from wiserl.net.encoder import Encoder
 from wiserl.net.heads import Categorical
@@ -49,6 +48,10 @@ class Actor(nn.Module):
         super().__init__()
         self.encoder = Encoder(spec.observation_space, config.hidden_sizes, config.activation)
         self.head = nn.Linear(self.encoder.size, num_outputs)
+
+    def plain(self) -> Plain:
+        """What it comes down to."""
+        return Plain(self.encoder, self.head)
 
     def forward(self, obs: Nested) -> Tensor:
         """Outputs `[N, num_outputs]`."""
@@ -176,9 +179,6 @@ class SAC(OffPolicyActorCritic):
         if given == "auto":
             return self.temperature.log_alpha.detach().exp()
         return torch.full((1,), float(given), device=self.device)
-
-    def _numpy_policy(self) -> Callable[[Array], Array] | None:
-        return numpy_forward(self.policy.encoder, self.policy.head)
 
     def choose_action(self, obs: Nested, deterministic: bool = False, memory: Array | None = None) -> dict[str, Array]:
         """Actions drawn from the policy, or its likeliest; uniformly random ones before `learning_starts`."""

@@ -15,39 +15,35 @@ import torch.nn.functional as F  # noqa: N812
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from wiserl.core.algorithm import Algorithm, leading_axes
+from wiserl.core.algorithm import leading_axes
 from wiserl.core.batch import Array, Fragment, Nested, tree_map
 from wiserl.core.config import Fraction, PositiveFloat, PositiveInt
-from wiserl.net.acting import epsilon_greedy, numpy_forward
+from wiserl.core.on_policy import OnPolicy, OnPolicyConfig
+from wiserl.net.acting import epsilon_greedy
 from wiserl.net.q_network import QNetwork
 from wiserl.ops.minibatches import minibatches
 from wiserl.ops.optim import FlatAdam
 from wiserl.ops.returns import gae, next_values
-from wiserl.ops.schedules import decayed, linear
+from wiserl.ops.schedules import linear
 from wiserl.ops.tensors import to_tensors
 from wiserl.util.errors import InputError
 
 
 @dataclass(frozen=True)
-class SARSAConfig:
+class SARSAConfig(OnPolicyConfig):
     """Hyper-parameters of SARSA, named as those of PPO and DQN. Steps are env steps over all envs, except `n_steps`."""
 
     learning_rate: PositiveFloat = 1e-3  # Adam's step size at the start
-    learning_rate_decay: Literal["none", "linear"] = "none"  # linear: to 0 at the last env step
-    gamma: Fraction = 0.99  # discount per step
-    expected: bool = True  # targets take the expectation over the next action; false: the action taken
-    td_lambda: Fraction = 0.0  # weight of longer returns in the targets; 0: one step
     n_steps: PositiveInt = 32  # steps of each env per update round
-    batch_size: PositiveInt = 64  # rows per minibatch
     n_epochs: PositiveInt = 1  # passes over a round's data
-    exploration_fraction: Fraction = 0.5  # share of training over which epsilon falls
-    exploration_initial_eps: Fraction = 1.0  # epsilon at the start
-    exploration_final_eps: Fraction = 0.05  # epsilon at the end
     max_grad_norm: PositiveFloat = 10.0  # bound on the gradient's L2 norm; inf: none
     hidden_sizes: tuple[PositiveInt, ...] = (64, 64)  # widths of the network (on top of a CNN: none)
     activation: Literal["tanh", "relu", "elu", "gelu", "silu"] = "relu"  # after each hidden layer
-    max_policy_lag: PositiveInt = 4  # async: drop fragments older than this many weight versions per runner
-    compile: bool = False  # compile the loss with torch.compile: some 20 s at the start, faster updates
+    expected: bool = True  # targets take the expectation over the next action; false: the action taken
+    td_lambda: Fraction = 0.0  # weight of longer returns in the targets; 0: one step
+    exploration_fraction: Fraction = 0.5  # share of training over which epsilon falls
+    exploration_initial_eps: Fraction = 1.0  # epsilon at the start
+    exploration_final_eps: Fraction = 0.05  # epsilon at the end
 
 
 def targets(fragment: Fragment, q: Array, last_q: Array, final_q: Array, epsilon: float, config: SARSAConfig) -> Array:
@@ -90,11 +86,14 @@ def loss(network: QNetwork, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     return 0.5 * F.mse_loss(taken, batch["target"]), taken.detach()
 
 
-class SARSA(Algorithm):
-    """Learns the Q-values of the policy that acts, epsilon-greedy in them, from each round's data; then throws it away."""
+class SARSA(OnPolicy):
+    """Learns the Q-values of the policy that acts, epsilon-greedy in them, from each round's data; then throws it away.
+
+    In async mode an older version may have acted. Expected one-step targets are right for any actions, since the expectation
+    is that of the policy now. Longer returns, and those of the action taken, follow the older policy and are not corrected.
+    """
 
     config_class = SARSAConfig
-    on_policy = True
     title = "SARSA (expected, sampled, lambda-returns)"
     spaces_line = "Discrete"
     config: SARSAConfig
@@ -109,18 +108,10 @@ class SARSA(Algorithm):
         self.num_actions = int(self.spec.action_space.n)
         return QNetwork(self.spec, self.config.hidden_sizes, self.config.activation, dueling=False, sigma0=None)
 
-    @classmethod
-    def steps_per_fragment(cls, config: SARSAConfig, sync: bool, runners: int, envs: int) -> int:
-        """One fragment is the data of one update round."""
-        return config.n_steps
-
     def _start_learning(self) -> None:
         config = self.config
         self.optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, max_grad_norm=config.max_grad_norm)
         self._loss: Callable[..., tuple[Tensor, Tensor]] = torch.compile(loss) if config.compile else loss
-
-    def _numpy_policy(self) -> Callable[[Array], Array] | None:
-        return numpy_forward(self.policy.encoder, self.policy.advantage)
 
     @property
     def epsilon(self) -> float:
@@ -140,7 +131,7 @@ class SARSA(Algorithm):
         """Targets, then `n_epochs` passes of minibatches."""
         config = self.config
         data = self._prepare(fragment)
-        rate = decayed(config.learning_rate, config.learning_rate_decay, self.progress)
+        rate = self._learning_rate(fragment)
         if not len(data["target"]):  # a fragment of nothing but rows that are being reset
             return {}
         logs: list[Tensor] = []
@@ -176,12 +167,6 @@ class SARSA(Algorithm):
         rows = {"action": fragment["action"], "target": target}
         data = {"obs": obs, **to_tensors(rows, self.device, skip_axes=3)}
         if "alive" in fragment:
-            living = torch.from_numpy(np.flatnonzero(fragment["alive"])).to(self.device)
+            living = self._living(fragment)
             data = tree_map(lambda leaf: leaf[living], data)
         return data
-
-    def learner_state(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict()}
-
-    def load_learner_state(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])

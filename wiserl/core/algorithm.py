@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from wiserl.core.agent import Agent
-from wiserl.core.batch import Array, Fragment, Nested
+from wiserl.core.batch import Array, Fragment, Nested, count_env_steps
 from wiserl.env.spaces import EnvSpec
+from wiserl.net.acting import NumpyPolicy
 from wiserl.ops.optim import flatten_parameters
+from wiserl.ops.schedules import decayed
 from wiserl.ops.tensors import to_tensors
 from wiserl.util.seeding import derive_seed, restart, rng
 
@@ -73,14 +75,12 @@ class Algorithm(Agent):
         """Look up what is read at each step, whenever the tensors have moved."""
         self.flat = flatten_parameters(self.policy)
         self._buffers = dict(self.policy.named_buffers())  # looked up once: the walk over all modules is slow
-        self._forward = self._numpy_policy()
-
-    def _numpy_policy(self) -> Callable[[Array], Array] | None:
-        """`policy` as a function of arrays `[N, ...]`, if it is a network that `numpy_forward` covers."""
-        return None
+        self._forward = NumpyPolicy.of(self.policy)
 
     def _act(self, obs: Nested) -> Array:
         """What `policy` gives for observations `[E, A, ...]`: `[E * A, ...]`, computed in the cheaper way."""
+        if self._forward is not None and not self._forward.holds():
+            self._forward = NumpyPolicy.of(self.policy)
         if self._forward is not None:
             envs, agents = leading_axes(obs)
             return self._forward(obs.reshape(envs * agents, -1))
@@ -139,6 +139,11 @@ class Algorithm(Agent):
     def progress(self) -> float:
         """Share of training done, 0 to 1."""
         return min(self.env_steps / self.total_steps, 1.0)
+
+    def _learning_rate(self, fragment: Fragment) -> float:
+        """The rate to learn from this round at, by `learning_rate` and `learning_rate_decay` of the config."""
+        begun = max(self.env_steps - count_env_steps(fragment), 0) / self.total_steps
+        return decayed(self.config.learning_rate, self.config.learning_rate_decay, self.progress, begun)
 
     def learner_state(self) -> dict[str, Any]:
         """What a checkpoint keeps besides the policy: tensors and plain values, by name."""

@@ -144,6 +144,7 @@ class RunByHand:
 
         Raises:
             InputError: `total_steps` are done, the run is closed, or the transform returned no fragment.
+            Diverged: a loss, gradient or weight is infinite or NaN.
         """
         self._check_open("step")
         if self.done:
@@ -260,6 +261,7 @@ class RunByHand:
 
         Raises:
             InputError: an error has ended the `with` block, which closed the run without saving.
+            Diverged: what would be saved is infinite or NaN. Leave the `with` block by this error, and the run is closed.
         """
         if self._summary is None:
             self._check_open("close")

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from wiserl.agent import algorithm_name
 from wiserl.core.batch import (
     Array,
     Fragment,
@@ -18,6 +19,7 @@ from wiserl.core.batch import (
     tree_leaves,
     tree_map,
 )
+from wiserl.core.divergence import check_actions
 from wiserl.core.memory import RowMemory
 from wiserl.core.position import Continuation, Position
 from wiserl.core.registry import WiseRL
@@ -235,17 +237,25 @@ class GymRunner(Runner):
         try:
             for t in range(self.args.steps):
                 self._collect_one(t, act, chosen, ends, finished)
-        except EnvError:
-            raise
-        except Exception:
+        except Exception as error:
+            self._check_acted(chosen, t + 1)
+            if isinstance(error, EnvError):
+                raise
             # Garbage observations often make an env or policy fail before the fragment is complete: name the cause.
             if t:
                 check_finite(self._fragment(t, chosen, ends, finished, fresh), env_id(self.args.env), steps_before)
             raise
+        self._check_acted(chosen, self.args.steps)
         fragment = self._fragment(self.args.steps, chosen, ends, finished, fresh)
         check_finite(fragment, env_id(self.args.env), steps_before)
         self._fresh = False
         return fragment
+
+    def _check_acted(self, chosen: dict[str, Array], steps: int) -> None:
+        if "action" in chosen:
+            obs = tree_map(lambda leaf: leaf[:steps], self._obs_buffer)
+            algorithm, name = self.policy.algorithm, algorithm_name(self.policy.plan.algo)
+            check_actions(algorithm, name, chosen["action"][:steps], obs, axes=3)
 
     def _check_chosen(self, chosen: dict[str, Array]) -> None:
         expected = (self.args.envs, self.envs.spec.num_agents)
@@ -263,7 +273,7 @@ class GymRunner(Runner):
         if t == 0:
             self._check_chosen(action)
             shape = (self.args.steps,)
-            chosen.update({name: np.empty(shape + value.shape, value.dtype) for name, value in action.items()})
+            chosen.update({name: np.zeros(shape + value.shape, value.dtype) for name, value in action.items()})
         for name, value in action.items():
             chosen[name][t] = value
         _store(self._obs_buffer, t, self._obs)

@@ -22,7 +22,7 @@ from wiserl.core.config import Count, Fraction, PositiveFloat, PositiveInt
 from wiserl.env.goals import GoalReward, check_goals
 from wiserl.env.spaces import EnvSpec
 from wiserl.ops.pacing import updates_due
-from wiserl.ops.schedules import decayed, linear
+from wiserl.ops.schedules import linear
 from wiserl.ops.tensors import to_tensors
 from wiserl.util.errors import InputError
 from wiserl.util.seeding import derive_seed
@@ -193,7 +193,7 @@ class OffPolicy(Algorithm):
         )
         if not due or not len(self.replay):
             return {}
-        rate = decayed(config.learning_rate, config.learning_rate_decay, self.progress)
+        rate = self._learning_rate(fragment)
         self.generator.manual_seed(derive_seed(self.seed, "learn", self.updates))
         logs: dict[str, Tensor | float] = {}
         ahead = 1 if self.extras else BATCHES_AT_ONCE  # what an update writes back is in the next batch

@@ -13,6 +13,7 @@ from wiserl.core.batch import Array, Nested
 from wiserl.core.checkpoint import Checkpoint, open_checkpoint
 from wiserl.core.config import make_config
 from wiserl.core.device import check_device
+from wiserl.core.divergence import check_actions
 from wiserl.core.memory import RowMemory
 from wiserl.env.spaces import ActionCodec, EnvSpec, check_observation, observation_zeros, write_observation
 from wiserl.util.errors import EnvError, InputError
@@ -40,7 +41,7 @@ class Policy:
             ) from None
         self._algorithm.move_to(check_device(device))
         # Where training left off: a new algorithm would act at random, as before its first update.
-        self._algorithm.env_steps = self.manifest["env_steps"]
+        self._algorithm.env_steps, self._algorithm.updates = self.manifest["env_steps"], self.manifest.get("updates", 0)
         self._codec = ActionCodec(self.spec.action_space)
         self._memories: dict[str, RowMemory] = {}  # by agent
 
@@ -52,11 +53,15 @@ class Policy:
         """Policy-format actions `[E, A, ...]` for observations `[E, A, ...]`, as a `VectorEnv` takes them.
 
         `memory` is of the same rows, and is brought up to date; None: these are first steps of episodes.
+
+        Raises:
+            Diverged: the weights are such that an action is infinite or NaN.
         """
         if memory is None:
             memory = self.memory(*leading_axes(obs))
         chosen = self._algorithm.choose_action(obs, deterministic, **memory.arguments())
         memory.take(chosen)
+        check_actions(self._algorithm, self.manifest["algo"], chosen["action"], obs, axes=2)
         return chosen["action"]
 
     def choose_action(self, obs: Any, deterministic: bool = True, agent: str = "") -> Any:

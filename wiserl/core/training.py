@@ -21,6 +21,7 @@ from wiserl.agent import AlgoLike, algorithm_class, algorithm_name
 from wiserl.core.agent import Agent
 from wiserl.core.batch import Array, Fragment, Nested, check_fragment, concat_fragments, count_env_steps
 from wiserl.core.checkpoint import drop_replay, open_checkpoint, point_to, prune, save_checkpoint
+from wiserl.core.divergence import DivergenceWatch
 from wiserl.core.position import Continuation, Position, Track
 from wiserl.env.spaces import EnvSpec
 from wiserl.util.errors import InputError
@@ -97,7 +98,7 @@ class TrainingAgent(Agent):
 
     def _update_model(self, params: Any) -> None:
         self.algorithm._update_model(params["weights"])
-        self.algorithm.env_steps = params["env_steps"]
+        self.algorithm.env_steps, self.algorithm.updates = params["env_steps"], params["updates"]
         self.stop, self.version = params["stop"], params["version"]
 
     # ---- on the learner ----
@@ -106,6 +107,7 @@ class TrainingAgent(Agent):
         plan = self.plan
         self.algorithm.move_to(plan.device)
         self.algorithm._start_learning()
+        self._watch = DivergenceWatch(self.algorithm, algorithm_name(plan.algo))
         self._checkpoints = Path(plan.run_dir) / "checkpoints"
         self._events: list[Event] = []
         self._to_evaluate: set[str] = set()
@@ -138,6 +140,7 @@ class TrainingAgent(Agent):
         return {
             "weights": self.algorithm.weights(),
             "env_steps": self.algorithm.env_steps,
+            "updates": self.algorithm.updates,
             "stop": self.stop,
             "version": self.version,
         }
@@ -169,7 +172,7 @@ class TrainingAgent(Agent):
         at_end = steps >= self.plan.total_steps
         fragment = concat_fragments(fragments)
         algorithm.env_steps = steps
-        self._note(fragment, algorithm.update(fragment))
+        self._note(fragment, self._watch.update(fragment))
         self.version += 1
         self.stop = self.stop or at_end or self._stop_asked
         self._sync_model()
@@ -196,12 +199,13 @@ class TrainingAgent(Agent):
             track.add(position)
 
     def _admit(self, fragment: Fragment) -> bool:
-        """Whether a fragment is young enough to learn from; the lag of those that are is measured.
+        """Whether a fragment is young enough to learn from, where there is a limit; the lag of those that are is measured.
 
         While a fragment is sampled, every other runner's is learned from: the limit grows with the number of runners.
         """
         lag = self.version - int(fragment["version"].min())
-        if self.algorithm.on_policy and not self.sync and lag > self.plan.config.max_policy_lag * self.plan.runners:
+        limit = getattr(self.plan.config, "max_policy_lag", None)  # not every algorithm of one's own has it
+        if self.algorithm.on_policy and not self.sync and limit is not None and lag > limit * self.plan.runners:
             self._dropped += 1
             return False
         for counter in (self._lag, self._row_lag):
@@ -329,6 +333,7 @@ class TrainingAgent(Agent):
         algorithm = self.algorithm
         if self._saved_at == algorithm.env_steps:
             return self._checkpoints / f"step_{algorithm.env_steps}"
+        self._watch.check()  # of an error that was caught, and of a user's own hand on the weights
         counters = {"env_steps": algorithm.env_steps, "updates": algorithm.updates}
         own = {
             "rng": json.dumps(algorithm.rng.bit_generator.state),
@@ -359,6 +364,7 @@ class TrainingAgent(Agent):
                 f"checkpoint '{checkpoint.path}' holds another network than this run's: {error}. Resume without the options "
                 "that changed it"
             ) from None
+        self._watch.check()  # runs of before this was looked at have saved what had diverged
         replay = checkpoint.replay()
         if replay is not None:
             algorithm.load_replay_state(replay)

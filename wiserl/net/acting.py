@@ -2,19 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from wiserl.core.batch import Array
-from wiserl.net.encoder import Encoder
+from wiserl.net.encoder import MLP, Encoder, Flat
 
 _ACTIVATIONS: dict[Callable[[Tensor], Tensor], Callable[..., Array]] = {
     torch.tanh: np.tanh,
     torch.relu: lambda features: np.maximum(features, 0.0, out=features),
 }
+
+
+_KNOWN = frozenset({Encoder, Flat, MLP, nn.ModuleList, nn.Linear})
+"""Parts whose `forward` is what numpy computes. Their subclasses may have another."""
+
+
+@dataclass(frozen=True)
+class Plain:
+    """What the `forward` of a network comes down to: `then(head(encoder(obs)))`.
+
+    A class of networks says so once, by a method `plain()` that returns this, or None where more is in the way.
+    """
+
+    encoder: Encoder
+    head: nn.Linear
+    then: Callable[[Array], Array] | None = None
+
+
+class NumpyPolicy:
+    """A network as a function of arrays: `[N, ...]` to `[N, outputs]` float32.
+
+    It reads the modules' own memory, so it follows every change of their weights that is made in place. Whether `holds` has
+    to be asked before it is called: modules can be exchanged, and hooks added, at any time.
+    """
+
+    def __init__(self, forward: Callable[[Array], Array], plain: Plain, modules: Iterable[nn.Module]) -> None:
+        self._forward, self._then = forward, plain.then
+        self._mlp, self._activation = plain.encoder.mlp, plain.encoder.mlp.activation
+        modules = list(modules)
+        registries = [each for module in modules for each in (module._modules, module._parameters)]
+        self._places = [(registry, name, held) for registry in registries for name, held in registry.items()]
+        self._counted = [*registries, *map(vars, modules)]
+        self._counts = list(map(len, self._counted))
+        self._hooks = [each for module in modules for each in (module._forward_hooks, module._forward_pre_hooks)]
+
+    @classmethod
+    def of(cls, network: nn.Module) -> NumpyPolicy | None:
+        """Of a network whose very class has a method `plain`; None for all others, and where it says None.
+
+        A subclass does not inherit it: what it overrides would be left out. It may say the same again.
+        """
+        if "plain" not in vars(type(network)) or _is_patched(network):
+            return None
+        plain: Plain | None = network.plain()  # type: ignore[operator]
+        forward = None if plain is None else numpy_forward(plain.encoder, plain.head)
+        if plain is None or forward is None:
+            return None
+        return cls(forward, plain, (network, *plain.encoder.modules(), plain.head))
+
+    def holds(self) -> bool:
+        """Whether the network still is what it was: nothing in it exchanged or added, no hook on it."""
+        if any(self._hooks) or self._mlp.activation is not self._activation:
+            return False
+        for registry, name, held in self._places:
+            if registry.get(name) is not held:
+                return False
+        return list(map(len, self._counted)) == self._counts
+
+    def __call__(self, obs: Array) -> Array:
+        outputs = self._forward(obs)
+        return outputs if self._then is None else self._then(outputs)
+
+
+def _is_patched(module: nn.Module) -> bool:
+    """Whether more happens when it is called than its class says: a hook, or a method of its own."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        return True
+    return any(callable(getattr(type(module), name, None)) for name in vars(module))
 
 
 def numpy_forward(encoder: Encoder, head: nn.Linear) -> Callable[[Array], Array] | None:
@@ -23,10 +92,16 @@ def numpy_forward(encoder: Encoder, head: nn.Linear) -> Callable[[Array], Array]
     It reads the modules' own memory, so it follows every change of their weights that is made in place.
 
     Returns:
-        The function, giving `[N, outputs]` float32; None for networks it does not cover.
+        The function, giving `[N, outputs]` float32; None for networks it does not cover: also where a part is of a class of
+        its own, or has a hook.
     """
+    parts = (*encoder.modules(), head)
+    if any(type(part) not in _KNOWN or _is_patched(part) for part in parts):
+        return None
     activation = _ACTIVATIONS.get(encoder.mlp.activation)
     if not encoder.is_vector or activation is None or head.weight.device.type != "cpu":
+        return None
+    if any(layer.bias is None for layer in (*encoder.mlp.layers, head)):
         return None
     *hidden, last = [
         (layer.weight.detach().numpy().T, layer.bias.detach().numpy()) for layer in (*encoder.mlp.layers, head)

@@ -40,11 +40,7 @@ def dense(features: Tensor, layers: Layers, activation: Activation) -> Tensor:
         `[N, outputs of the last]`.
     """
     if not as_one_node(features, layers, activation):
-        for weight, bias in layers:
-            features = F.linear(features, weight, bias)
-            if activation != "none":
-                features = torch.relu(features) if activation == "relu" else torch.tanh(features)
-        return features
+        return _usual(features, layers, activation)
     if not torch.is_grad_enabled():
         return _outputs(features, layers, activation)[-1]
     result: Tensor = _Dense.apply(features, activation, *(tensor for layer in layers for tensor in layer))  # type: ignore[no-untyped-call]
@@ -62,12 +58,23 @@ def as_one_node(features: Tensor, layers: Layers, activation: Activation) -> boo
     return any(_by_onednn(features, weight) for weight, _ in layers)
 
 
+def _usual(features: Tensor, layers: Layers, activation: Activation) -> Tensor:
+    for weight, bias in layers:
+        features = F.linear(features, weight, bias)
+        if activation != "none":
+            features = torch.relu(features) if activation == "relu" else torch.tanh(features)
+    return features
+
+
 def _outputs(features: Tensor, layers: Layers, activation: Activation) -> list[Tensor]:
     """The input, and the output of each layer."""
     outputs = [features]
     for weight, bias in layers:
         if _by_onednn(features, weight):
-            features = _product(features, weight, bias, activation)
+            # Its own relu, done on the way, makes 0 of NaN.
+            features = _product(features, weight, bias, "tanh" if activation == "tanh" else "none")
+            if activation == "relu":
+                features.relu_()
         elif activation == "tanh":  # tanh(x) = 2 sigmoid(2 x) - 1
             features = torch.addmm(bias, features, weight.t(), beta=2, alpha=2).sigmoid_()
             torch.add(_MINUS_ONE, features, alpha=2, out=features)
@@ -95,14 +102,16 @@ class _Dense(torch.autograd.Function):
         weights = parameters[::2]
         outputs = _outputs(features, list(zip(weights, parameters[1::2], strict=True)), activation)
         ctx.activation = activation
-        ctx.save_for_backward(*outputs, *weights)
+        ctx.save_for_backward(*outputs, *parameters)
         return outputs[-1]
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        depth = len(ctx.saved_tensors) // 2
-        outputs, weights = ctx.saved_tensors[: depth + 1], ctx.saved_tensors[depth + 1 :]
+        depth = len(ctx.saved_tensors) // 3
+        outputs, parameters = ctx.saved_tensors[: depth + 1], ctx.saved_tensors[depth + 1 :]
+        if torch.is_grad_enabled():  # the gradient is to be differentiated again: the penalty of a gradient's size, say
+            return _differentiable(ctx, gradient, outputs[0], parameters)
+        weights = parameters[::2]
         of_features, _, *of_parameters = ctx.needs_input_grad
         gradients: list[Tensor | None] = []  # bias and weight of the last layer, of the one before, ...
         for index in reversed(range(depth)):
@@ -121,3 +130,17 @@ class _Dense(torch.autograd.Function):
             if index or of_features:
                 gradient = _product(gradient, weight.t()) if large else gradient.mm(weight)
         return gradient if of_features else None, None, *reversed(gradients)
+
+
+def _differentiable(
+    ctx: Any, gradient: Tensor, features: Tensor, parameters: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """What `_Dense.backward` returns, as the usual layers compute it, with a graph of its own."""
+    # Views stand for the tensors, so that a weight which occurs twice, or which the input was computed from, is counted once.
+    features, *parameters = [tensor.view_as(tensor) for tensor in (features, *parameters)]
+    output = _usual(features, list(zip(parameters[::2], parameters[1::2], strict=True)), ctx.activation)
+    needed = [need for index, need in enumerate(ctx.needs_input_grad) if index != 1]
+    wanted = [tensor for tensor, need in zip((features, *parameters), needed, strict=True) if need]
+    found = iter(torch.autograd.grad(output, wanted, gradient, create_graph=True))
+    of_features, *of_parameters = [next(found) if need else None for need in needed]
+    return of_features, None, *of_parameters

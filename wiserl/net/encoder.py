@@ -137,7 +137,9 @@ class _OneHot(nn.Module):
         ).float()
 
 
-class _Flat(nn.Module):
+class Flat(nn.Module):
+    """Numbers as they are, in one row."""
+
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
@@ -148,13 +150,13 @@ class _Flat(nn.Module):
 
 def _leaf(space: spaces.Space[object]) -> nn.Module:
     if isinstance(space, spaces.Box):
-        return NatureCNN(space) if is_image(space) else _Flat(int(math.prod(space.shape)))
+        return NatureCNN(space) if is_image(space) else Flat(int(math.prod(space.shape)))
     if isinstance(space, spaces.Discrete):
         return _OneHot([int(space.n)])
     if isinstance(space, spaces.MultiDiscrete):
         return _OneHot([int(n) for n in space.nvec.reshape(-1)])
     if isinstance(space, spaces.MultiBinary):
-        return _Flat(int(math.prod(space.shape)))
+        return Flat(int(math.prod(space.shape)))
     raise InputError(
         f"observation space {type(space).__name__} is not supported; supported: Box, Discrete, MultiDiscrete, MultiBinary, "
         "Dict and Tuple of these. Wrap the env with a gymnasium ObservationWrapper"
@@ -211,7 +213,7 @@ class Encoder(nn.Module):
         children = child_spaces(space)
         width = hidden_sizes[0] if hidden_sizes else 64
         self.entry = _leaf(space) if children is None else _Join(children, width, activation)
-        self.is_vector = isinstance(self.entry, _Flat)
+        self.is_vector = isinstance(self.entry, Flat)
         flat = int(self.entry.size)  # type: ignore[arg-type]
         self.mlp = MLP([flat, *([] if is_image(space) else hidden_sizes)], activation)
         self.size = self.mlp.size

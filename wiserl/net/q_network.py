@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from wiserl.core.batch import Nested
 from wiserl.env.spaces import EnvSpec
+from wiserl.net.acting import Plain
 from wiserl.net.encoder import Encoder
 from wiserl.net.noisy import make_noisy
 
@@ -24,9 +25,6 @@ class QNetwork(nn.Module):
         dueling: streams for the state's value and the actions' advantages (Wang et al. 2016, equation 9), each with K outputs.
         sigma0: initial scale of the noise on the weights of all linear layers; None: they have none.
         outputs: K, numbers for each action.
-
-    Attributes:
-        plain: whether the values are `advantage(encoder(obs))` and no more.
     """
 
     def __init__(self, spec: EnvSpec, hidden_sizes: Sequence[int], activation: str, dueling: bool,
@@ -37,9 +35,12 @@ class QNetwork(nn.Module):
         self.encoder = Encoder(spec.observation_space, hidden_sizes, activation)
         self.advantage = nn.Linear(self.encoder.size, self.shape[1] * outputs)
         self.value = nn.Linear(self.encoder.size, outputs) if dueling else None
-        self.plain = outputs == 1 and not dueling and sigma0 is None
         if sigma0 is not None:
             make_noisy(self, sigma0)
+
+    def plain(self) -> Plain | None:
+        """What it comes down to without a stream for the state's value."""
+        return Plain(self.encoder, self.advantage) if self.value is None and self.shape[2] == 1 else None
 
     def outputs(self, obs: Nested) -> Tensor:
         """What is learned about each action, `[N, n, K]`."""

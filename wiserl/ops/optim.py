@@ -42,6 +42,9 @@ def _views(flat: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
 class FlatAdam:
     """Adam on the flattened parameters of a module, with the gradient's norm clipped.
 
+    Parameters that are frozen (`requires_grad_(False)`) stay as they are, and so do their moments. The count of steps, by which
+    Adam corrects its first ones, is one for all.
+
     It calls PyTorch's kernel itself: making a `torch.optim.Optimizer` imports the compiler, a second on every start, and its
     functional form sorts the one tensor there is by device and type at each step.
 
@@ -58,9 +61,8 @@ class FlatAdam:
         self.flat = flat
         self.max_grad_norm = max_grad_norm
         self.flat.grad = torch.zeros_like(flat)
-        parameters = list(module.parameters())
-        for parameter, view in zip(parameters, _views(self.flat.grad, parameters), strict=True):
-            parameter.grad = view  # backward adds into the flat gradient
+        self._parameters = list(module.parameters())
+        self._gradients = _views(self.flat.grad, self._parameters)
         self.learning_rate = learning_rate
         self._eps = eps
         self._moments = {"exp_avg": torch.zeros_like(flat), "exp_avg_sq": torch.zeros_like(flat)}
@@ -71,6 +73,12 @@ class FlatAdam:
         gradient = self.flat.grad
         assert gradient is not None
         gradient.zero_()
+        frozen = []
+        for index, (parameter, view) in enumerate(zip(self._parameters, self._gradients, strict=True)):
+            if parameter.grad is not view:  # at first, and after a `zero_grad` of the module's
+                parameter.grad = view  # backward adds into the flat gradient
+            if not parameter.requires_grad:
+                frozen.append(index)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.max_grad_norm != float("inf"):
             norm = torch.linalg.vector_norm(gradient)
@@ -78,11 +86,24 @@ class FlatAdam:
         self.learning_rate = learning_rate
         moments = self._moments
         with torch.no_grad():
+            kept = self._copies(frozen)
             moments["step"] += 1
             torch._fused_adam_(
                 [self.flat], [gradient], [moments["exp_avg"]], [moments["exp_avg_sq"]], [], [moments["step"]], lr=learning_rate,
                 beta1=0.9, beta2=0.999, weight_decay=0.0, eps=self._eps, amsgrad=False, maximize=False,
             )  # fmt: skip
+            for place, before in kept:
+                place.copy_(before)
+
+    def _copies(self, indices: list[int]) -> list[tuple[Tensor, Tensor]]:
+        """Of these parameters and their moments: where they are, and what is there now."""
+        if not indices:
+            return []
+        views = [
+            _views(each, self._parameters)
+            for each in (self.flat, self._moments["exp_avg"], self._moments["exp_avg_sq"])
+        ]
+        return [(view[index], view[index].clone()) for view in views for index in indices]
 
     def state_dict(self) -> dict[str, Any]:
         """The running moments of the gradient and the number of steps, tensors by name."""

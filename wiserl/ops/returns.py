@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from wiserl.core.batch import Array, Fragment
@@ -25,6 +27,41 @@ def gae(
     Returns:
         Advantages `[T, ...]` float32.
     """
+    return _advantages(reward, value, next_value, terminated, truncated, None, gamma, gae_lambda)
+
+
+def vtrace(
+    reward: Array, value: Array, next_value: Array, terminated: Array, truncated: Array, ratio: Array, gamma: float,
+    gae_lambda: float,
+) -> tuple[Array, Array]:  # fmt: skip
+    """V-trace (Espeholt et al. 2018, equation 1 and section 4.2), with lambda (their remark 2) and both bounds at 1.
+
+    Where the policy that acted is the one that learns, so that all ratios are 1, these are `gae` and the targets that go with it.
+
+    Args:
+        reward: `[T, ...]` float32.
+        value: `[T, ...]`, as for `gae`.
+        next_value: `[T, ...]`, as for `gae`.
+        terminated: `[T, ...]` bool; cuts the bootstrap.
+        truncated: `[T, ...]` bool; ends the sum but keeps the bootstrap.
+        ratio: `[T, ...]` probability of the action under the policy that learns over that under the policy that acted; what is
+            above 1 counts as 1.
+        gamma: discount per step.
+        gae_lambda: weight of longer sums, 0 to 1.
+
+    Returns:
+        Advantages `[T, ...]` of the actions taken (`q_t - V`, not yet times their own ratio), and targets of V, both float32.
+    """
+    ratio = np.minimum(ratio, np.float32(1.0))
+    advantage = _advantages(reward, value, next_value, terminated, truncated, ratio, gamma, gae_lambda)
+    return advantage, ratio * advantage + value
+
+
+def _advantages(
+    reward: Array, value: Array, next_value: Array, terminated: Array, truncated: Array, ratio: Array | None, gamma: float,
+    gae_lambda: float,
+) -> Array:  # fmt: skip
+    """The sums of both, backwards; without ratios all of them are 1."""
     delta = reward + gamma * next_value * ~terminated - value
     decay = (gamma * gae_lambda * ~(terminated | truncated)).astype(np.float32)
     advantage = np.empty_like(delta, dtype=np.float32)
@@ -32,6 +69,8 @@ def gae(
     for t in range(len(reward) - 1, -1, -1):
         running = delta[t] + decay[t] * running
         advantage[t] = running
+        if ratio is not None:
+            running = ratio[t] * running
     return advantage
 
 
@@ -45,6 +84,12 @@ def next_values(fragment: Fragment, value: Array, last_value: Array, final_value
     here = ended[steps, envs]
     following[steps, envs] = np.where(here, final_value, following[steps, envs])
     return following
+
+
+def explained_variance(target: Array, value: Array) -> float:
+    """Share of the variance of the targets `[...]` that the values explain; NaN where there is none."""
+    variance = float(np.var(target)) if target.size else 0.0
+    return 1.0 - float(np.var(target - value)) / variance if variance > 0 else math.nan
 
 
 class ReturnScale:

@@ -18,6 +18,10 @@ class EnvError(WiserlError):
     """An env broke its contract while running (a NaN observation, say). The command line exits with 1."""
 
 
+class Diverged(WiserlError):
+    """A loss, gradient or weight is no finite number any more, and nothing is saved of it. The command line exits with 1."""
+
+
 class WaitTimeout(WiserlError):
     """Something that was waited for did not come; the message says what, how long, and what to do."""
 
