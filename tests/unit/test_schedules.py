@@ -26,6 +26,22 @@ def test_updates_are_due_for_every_train_freq_steps_after_the_start(env_steps, u
     assert updates_due(env_steps, updates, learning_starts=100, train_freq=4, gradient_steps=2) == expected
 
 
+@pytest.mark.parametrize(
+    ("env_steps", "starts", "train_freq", "expected"),
+    [
+        (1000, 100, 1, 0),
+        (1016, 100, 1, 16),
+        (1016, 100, 4, 4),
+        (1016, 1100, 4, 0),
+        (1116, 1100, 4, 4),
+        (1016, 1001, 1, 15),
+    ],
+)
+def test_another_pace_counts_from_where_it_began(env_steps, starts, train_freq, expected):
+    """500 updates had been done in 1000 env steps, at whatever pace."""
+    assert updates_due(env_steps, 500, starts, train_freq, 1, since=(1000, 500)) == expected
+
+
 @given(
     sizes=st.lists(st.integers(1, 50), min_size=1, max_size=30),
     starts=st.integers(0, 100),

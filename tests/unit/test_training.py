@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from tests.envs import BoxObs, Chain, DyingAgents
 from tests.fragments import make_fragment
 from tests.plans import make_plan, start
 from wiserl.core.batch import Fragment
-from wiserl.core.checkpoint import open_checkpoint
+from wiserl.core.checkpoint import open_checkpoint, point_to, save_checkpoint
 from wiserl.core.gym_runner import GymRunner
 from wiserl.core.learner import Learner
 from wiserl.core.training import TrainingAgent, TrainPlan
@@ -269,3 +270,91 @@ def test_a_learner_restored_from_its_checkpoint_has_its_counters(tmp_path):
     }
     assert not resumed.stop
     assert make_learner(make_plan(tmp_path, "dqn", BoxObs, total_steps=64, resume=True)).stop
+
+
+PACE = {"learning_starts": 8, "train_freq": 4, "gradient_steps": 2}
+
+
+def saved_run(folder: Path, steps: int = 64) -> None:
+    """A run of that many env steps at the pace above, saved."""
+    plan = make_plan(folder, "dqn", BoxObs, PACE, total_steps=steps)
+    agent = make_learner(plan)
+    while not agent.stop:
+        agent.update(fragment_for(plan))
+    assert agent.algorithm.updates == (steps - 8) // 4 * 2
+
+
+def without_course(folder: Path) -> None:
+    """Make the last checkpoint one of before `course` was saved."""
+    checkpoint = open_checkpoint(folder)
+    state = checkpoint.state()
+    del state["training"]["course"]
+    manifest = {key: value for key, value in checkpoint.manifest.items() if key not in ("files", "format", "wiserl")}
+    path = save_checkpoint(folder / "checkpoints", manifest, checkpoint.weights(), state, checkpoint.replay())
+    point_to(folder / "checkpoints", "last", path)
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "updates"),
+    [
+        ({}, [8, 8, 8]),
+        ({"train_freq": 16}, [2, 2, 2]),
+        ({"train_freq": 1}, [32, 32, 32]),
+        ({"gradient_steps": 1}, [4, 4, 4]),
+        ({"gradient_steps": 20}, [80, 80, 80]),
+        ({"learning_starts": 0}, [8, 8, 8]),
+        ({"learning_starts": 60}, [8, 8, 8]),
+        ({"learning_starts": 88}, [0, 4, 8]),
+    ],
+)
+def test_another_pace_given_on_resume_is_not_applied_to_the_steps_before(tmp_path, old, changes, updates):
+    saved_run(tmp_path)
+    if old:
+        without_course(tmp_path)
+    plan = make_plan(tmp_path, "dqn", BoxObs, PACE | changes, total_steps=1000, resume=True)
+    agent = make_learner(plan)
+    told = [event.content for event in agent.drain() if event.kind == "message" and "was" in event.content]
+    assert bool(told) == bool(changes)
+    for name, value in changes.items():
+        assert f"{name}={value} (was {PACE[name]}): this counts from env step 64 on" in told[0]
+    before = agent.algorithm.updates
+    assert before == 28
+    for expected in updates:
+        agent.update(fragment_for(plan))
+        assert agent.algorithm.updates - before == expected
+        before = agent.algorithm.updates
+
+
+def test_a_run_resumed_before_its_first_update_does_not_catch_up_on_an_earlier_start(tmp_path):
+    late = make_plan(tmp_path, "dqn", BoxObs, PACE | {"learning_starts": 500}, total_steps=64)
+    agent = make_learner(late)
+    while not agent.stop:
+        agent.update(fragment_for(late))
+    assert agent.algorithm.updates == 0
+    plan = make_plan(tmp_path, "dqn", BoxObs, PACE, total_steps=1000, resume=True)
+    resumed = make_learner(plan)
+    resumed.update(fragment_for(plan))
+    assert resumed.algorithm.updates == 8
+
+
+def test_a_pace_given_on_resume_goes_on_bit_for_bit_when_resumed_again(tmp_path):
+    """Train to 64 at one pace, to 256 at another: with and without a kill at 160, and a resume that changes nothing."""
+
+    class Killed(GymRunner):
+        def run(self) -> None:
+            while not self.policy.stop and self.policy.algorithm.env_steps < 160:
+                self.step()
+
+    config = PACE | {"train_freq": 3}
+    common = {"checkpoint_every": 32, "total_steps": 256, "resume": True}
+    for name, runner_class in [("whole", GymRunner), ("parts", Killed), ("parts", GymRunner)]:
+        if not (tmp_path / name).exists():
+            saved_run(tmp_path / name)
+        plan = make_plan(tmp_path / name, "dqn", BoxObs, config, **common)
+        wise_rl, group = start(plan, BoxObs, 4, runner_class=runner_class)
+        wise_rl.start_all_runners(group)
+    whole, parts = (open_checkpoint(tmp_path / name) for name in ("whole", "parts"))
+    assert whole.manifest["env_steps"] == parts.manifest["env_steps"] == 256
+    assert whole.manifest["updates"] == parts.manifest["updates"] == 28 + 192 // 3 * 2
+    assert all(torch.equal(value, parts.weights()[name]) for name, value in whole.weights().items())

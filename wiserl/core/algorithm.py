@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -129,6 +129,22 @@ class Algorithm(Agent):
     def progress(self) -> float:
         """Share of training done, 0 to 1."""
         return min(self.env_steps / self.total_steps, 1.0)
+
+    def course(self) -> dict[str, Any]:
+        """What is needed, besides the counters, to count on from a checkpoint: plain values by name."""
+        return {}
+
+    def resume_course(self, course: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+        """Count on from a checkpoint, whose weights, `env_steps` and `updates` have been taken in.
+
+        Args:
+            course: what `course` gave; empty for a checkpoint that lacks it.
+            config: hyper-parameters of the checkpoint, by name.
+
+        Returns:
+            What a user should know, a line each.
+        """
+        return []
 
     def learner_state(self) -> dict[str, Any]:
         """What a checkpoint keeps besides the policy: tensors and plain values, by name."""

@@ -130,6 +130,8 @@ class Monitor:
             if event.kind == "metrics":
                 self._metrics.write(event.env_steps, event.content)
                 self._console.update(event.env_steps, event.content)
+            elif event.kind == "message":
+                self._console.message(event.content)
             elif self._signals.received is None:
                 begun = time.monotonic()
                 self._evaluate_on_the_way(Path(event.content), event.env_steps)

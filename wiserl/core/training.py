@@ -51,7 +51,7 @@ class TrainPlan:
 
 @dataclass(frozen=True)
 class Event:
-    """Something the driver is told: `metrics` (a row), or `evaluate` (a checkpoint's path)."""
+    """Something the driver is told: `metrics` (a row), `evaluate` (a checkpoint's path), `message` (a line for the user)."""
 
     kind: str
     env_steps: int
@@ -310,6 +310,7 @@ class TrainingAgent(Agent):
             "returns": list(self._returns),
             "lengths": list(self._lengths),
             "warmed_up": self.warmed_up,
+            "course": algorithm.course(),
         }
         state = {"algorithm": algorithm.learner_state(), "training": own}
         replay = algorithm.replay_state() if with_replay else None
@@ -345,6 +346,8 @@ class TrainingAgent(Agent):
         self._saved_at = algorithm.env_steps
         if own.get("warmed_up"):
             self.start_learning_at(own["warmed_up"])
+        told = algorithm.resume_course(own.get("course", {}), checkpoint.manifest["config"])
+        self._events += [Event("message", algorithm.env_steps, line) for line in told]
 
 
 def _after(steps: int, every: int) -> int:

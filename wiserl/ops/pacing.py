@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 
-def updates_due(env_steps: int, updates: int, learning_starts: int, train_freq: int, gradient_steps: int) -> int:
+def updates_due(env_steps: int, updates: int, learning_starts: int, train_freq: int, gradient_steps: int,
+                since: tuple[int, int] = (0, 0)) -> int:  # fmt: skip
     """Updates to do now, so that `gradient_steps` have been done for each `train_freq` env steps since `learning_starts`.
 
     Args:
@@ -12,5 +13,7 @@ def updates_due(env_steps: int, updates: int, learning_starts: int, train_freq: 
         learning_starts: env steps before the first update.
         train_freq: env steps over all envs, not steps of the vector of envs.
         gradient_steps: updates per `train_freq` env steps.
+        since: env steps and updates at which this pace began. What another one paid for before that is not counted again.
     """
-    return max((env_steps - learning_starts) // train_freq * gradient_steps - updates, 0)
+    begun, done = since
+    return max((env_steps - max(learning_starts, begun)) // train_freq * gradient_steps - (updates - done), 0)
