@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -275,13 +276,16 @@ def test_a_learner_restored_from_its_checkpoint_has_its_counters(tmp_path):
 PACE = {"learning_starts": 8, "train_freq": 4, "gradient_steps": 2}
 
 
-def saved_run(folder: Path, steps: int = 64) -> None:
-    """A run of that many env steps at the pace above, saved."""
-    plan = make_plan(folder, "dqn", BoxObs, PACE, total_steps=steps)
+def saved_run(folder: Path, algo: str = "dqn", total_steps: int = 64, **config: Any) -> TrainingAgent:
+    """A run of 64 env steps, of so many, at the pace above, saved."""
+    config = (PACE if algo == "dqn" else {}) | config
+    plan = make_plan(folder, algo, BoxObs, config, total_steps=total_steps)
     agent = make_learner(plan)
-    while not agent.stop:
+    for _ in range(4):
         agent.update(fragment_for(plan))
-    assert agent.algorithm.updates == (steps - 8) // 4 * 2
+    agent.save()
+    assert algo != "dqn" or agent.algorithm.updates == 28
+    return agent
 
 
 def without_course(folder: Path) -> None:
@@ -314,7 +318,7 @@ def test_another_pace_given_on_resume_is_not_applied_to_the_steps_before(tmp_pat
         without_course(tmp_path)
     plan = make_plan(tmp_path, "dqn", BoxObs, PACE | changes, total_steps=1000, resume=True)
     agent = make_learner(plan)
-    told = [event.content for event in agent.drain() if event.kind == "message" and "was" in event.content]
+    told = [event.content for event in agent.drain() if event.kind == "message" and "counts from" in event.content]
     assert bool(told) == bool(changes)
     for name, value in changes.items():
         assert f"{name}={value} (was {PACE[name]}): this counts from env step 64 on" in told[0]
@@ -339,18 +343,18 @@ def test_a_run_resumed_before_its_first_update_does_not_catch_up_on_an_earlier_s
 
 
 def test_a_pace_given_on_resume_goes_on_bit_for_bit_when_resumed_again(tmp_path):
-    """Train to 64 at one pace, to 256 at another: with and without a kill at 160, and a resume that changes nothing."""
+    """Train to 64 of 128, then to 256 at another pace: with and without a kill at 160, and a resume that changes nothing."""
 
     class Killed(GymRunner):
         def run(self) -> None:
             while not self.policy.stop and self.policy.algorithm.env_steps < 160:
                 self.step()
 
-    config = PACE | {"train_freq": 3}
+    config = PACE | {"train_freq": 3, "learning_rate_decay": "linear", "exploration_fraction": 0.8}
     common = {"checkpoint_every": 32, "total_steps": 256, "resume": True}
     for name, runner_class in [("whole", GymRunner), ("parts", Killed), ("parts", GymRunner)]:
         if not (tmp_path / name).exists():
-            saved_run(tmp_path / name)
+            saved_run(tmp_path / name, total_steps=128, learning_rate_decay="linear", exploration_fraction=0.8)
         plan = make_plan(tmp_path / name, "dqn", BoxObs, config, **common)
         wise_rl, group = start(plan, BoxObs, 4, runner_class=runner_class)
         wise_rl.start_all_runners(group)
@@ -358,3 +362,78 @@ def test_a_pace_given_on_resume_goes_on_bit_for_bit_when_resumed_again(tmp_path)
     assert whole.manifest["env_steps"] == parts.manifest["env_steps"] == 256
     assert whole.manifest["updates"] == parts.manifest["updates"] == 28 + 192 // 3 * 2
     assert all(torch.equal(value, parts.weights()[name]) for name, value in whole.weights().items())
+
+
+FALLING = {"learning_rate": 1.0, "learning_rate_decay": "linear"}
+EXPLORING = {"exploration_initial_eps": 1.0, "exploration_final_eps": 0.04, "exploration_fraction": 0.75}
+SCHEDULES = [
+    ("ppo", FALLING),
+    ("sarsa", FALLING | EXPLORING),
+    ("dqn", PACE | FALLING | EXPLORING | {"prioritized": True, "prioritized_beta": 0.4}),
+]
+
+
+def values_of(agent: TrainingAgent) -> dict[str, float]:
+    """What an algorithm's schedules are at now."""
+    return agent.algorithm.scheduled(agent.algorithm.progress)
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(("algo", "config"), SCHEDULES)
+def test_schedules_of_a_finished_run_stay_finished_when_it_goes_on(tmp_path, algo, config, old):
+    ended = values_of(saved_run(tmp_path, algo, **config))
+    if old:
+        without_course(tmp_path)
+    plan = make_plan(tmp_path, algo, BoxObs, config, total_steps=256, saved_total_steps=64, resume=True)
+    agent = make_learner(plan)
+    lines = {event.kind: event.content for event in agent.drain()}
+    assert lines["message"].startswith("total_steps=256 (was 64): ")
+    assert all(f"{name} has ended and stays {value:.3g}" in lines["message"] for name, value in ended.items())
+    assert "resume with learning_rate_decay=none to learn at learning_rate=1" in lines["warning"]
+    for _ in range(3):
+        agent.update(fragment_for(plan))
+        assert values_of(agent) == ended
+        if algo != "ppo":
+            assert agent.logs["charts/epsilon"] == pytest.approx(0.04)
+        assert agent.logs["charts/learning_rate"] == 0.0
+        replica = TrainingAgent(True, plan=plan)
+        replica._update_model(agent.known())
+        assert values_of(replica) == ended, "what acts explores as what learns believes"
+    assert ended == pytest.approx(
+        {"learning rate": 0.0}
+        | ({} if algo == "ppo" else {"epsilon": 0.04})
+        | ({"prioritized_beta": 1.0} if algo == "dqn" else {})
+    )
+
+
+@pytest.mark.parametrize("total_steps", [80, 128, 1024])
+@pytest.mark.parametrize(("algo", "config"), SCHEDULES)
+def test_schedules_under_way_go_on_from_where_they_were_to_the_new_end(tmp_path, algo, config, total_steps):
+    before = values_of(saved_run(tmp_path, algo, total_steps=100, **config))
+    plan = make_plan(tmp_path, algo, BoxObs, config, total_steps=total_steps, resume=True)
+    agent = make_learner(plan)
+    (line,) = [event.content for event in agent.drain()]
+    assert values_of(agent) == before
+    seen = [before]
+    while not agent.stop:
+        agent.update(fragment_for(plan))
+        seen.append(values_of(agent))
+    ended = agent.algorithm.scheduled(1.0)
+    assert seen[-1] == ended
+    for name, value in before.items():
+        assert f"{name} goes on from {value:.3g} to {ended[name]:.3g}" in line
+        falls = ended[name] < value
+        assert all((a[name] >= b[name]) == falls or a[name] == b[name] for a, b in itertools.pairwise(seen))
+    assert before["learning rate"] == pytest.approx(0.36)
+
+
+def test_without_another_total_schedules_go_on_as_if_never_interrupted_and_nothing_is_said(tmp_path):
+    whole = saved_run(tmp_path / "whole", total_steps=256, **FALLING)
+    saved_run(tmp_path / "parts", total_steps=256, **FALLING)
+    plan = make_plan(tmp_path / "parts", "dqn", BoxObs, PACE | FALLING, total_steps=256, resume=True)
+    parts = make_learner(plan)
+    assert not parts.drain()
+    for agent in (whole, parts):
+        agent.update(fragment_for(plan))
+    assert parts.algorithm.progress == whole.algorithm.progress == 80 / 256
+    assert parts.logs["charts/learning_rate"] == whole.logs["charts/learning_rate"]

@@ -234,6 +234,7 @@ class Experiment:
             max_inflight=run.max_inflight,
             log_every=max(run.total_steps // 200, 1),
             resume=resume,
+            saved_total_steps=self.claimed.before["run"]["total_steps"] if self.claimed.before else 0,
         )
 
     def summarise(self, monitor: Monitor, restarts: int) -> dict[str, Any]:

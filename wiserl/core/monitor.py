@@ -132,6 +132,8 @@ class Monitor:
                 self._console.update(event.env_steps, event.content)
             elif event.kind == "message":
                 self._console.message(event.content)
+            elif event.kind == "warning":
+                self._console.warning(event.content)
             elif self._signals.received is None:
                 begun = time.monotonic()
                 self._evaluate_on_the_way(Path(event.content), event.env_steps)

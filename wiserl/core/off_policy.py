@@ -231,10 +231,16 @@ class OffPolicy(Algorithm):
             self.replay.update_priorities(drawn["index"], torch.cat(errors).abs().cpu().numpy())
         return logs
 
+    def scheduled(self, progress: float) -> dict[str, float]:
+        values, config = super().scheduled(progress), self.config
+        return values | (
+            {"prioritized_beta": linear(config.prioritized_beta, 1.0, progress)} if config.prioritized else {}
+        )
+
     def course(self) -> dict[str, Any]:
         return {**super().course(), "pace_from": list(self.pace_from)}
 
-    def resume_course(self, course: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    def resume_course(self, course: Mapping[str, Any], config: Mapping[str, Any]) -> list[tuple[str, str]]:
         """As `Algorithm`. With another pace than that of the checkpoint, updates are counted from here."""
         env_steps, updates = course.get("pace_from", (0, 0))
         self.pace_from = (env_steps, updates)
@@ -247,7 +253,7 @@ class OffPolicy(Algorithm):
             return super().resume_course(course, config)
         self.pace_from = (self.env_steps, self.updates)
         told = f"{', '.join(changed)}: this counts from env step {self.env_steps:,} on, not for the steps before"
-        return [told, *super().resume_course(course, config)]
+        return [("message", told), *super().resume_course(course, config)]
 
     def replay_state(self) -> dict[str, Any]:
         return self.replay.state_dict()

@@ -47,11 +47,14 @@ class TrainPlan:
     max_inflight: int
     log_every: int
     resume: bool
+    saved_total_steps: int = 0  # of the run that is resumed; heeded where its checkpoint does not tell
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something the driver is told: `metrics` (a row), `evaluate` (a checkpoint's path), `message` (a line for the user)."""
+    """Something the driver is told: `metrics` (a row), `evaluate` (a checkpoint's path), `message` or
+    `warning` (a line for the user).
+    """
 
     kind: str
     env_steps: int
@@ -98,7 +101,7 @@ class TrainingAgent(Agent):
 
     def _update_model(self, params: Any) -> None:
         self.algorithm._update_model(params["weights"])
-        self.algorithm.env_steps = params["env_steps"]
+        self.algorithm.env_steps, self.algorithm.progress_from = params["env_steps"], params["progress_from"]
         self.stop, self.boundary, self.version = params["stop"], params["boundary"], params["version"]
 
     # ---- on the learner ----
@@ -136,6 +139,7 @@ class TrainingAgent(Agent):
         return {
             "weights": self.algorithm.weights(),
             "env_steps": self.algorithm.env_steps,
+            "progress_from": self.algorithm.progress_from,
             "stop": self.stop,
             "boundary": self.boundary,
             "version": self.version,
@@ -346,8 +350,9 @@ class TrainingAgent(Agent):
         self._saved_at = algorithm.env_steps
         if own.get("warmed_up"):
             self.start_learning_at(own["warmed_up"])
-        told = algorithm.resume_course(own.get("course", {}), checkpoint.manifest["config"])
-        self._events += [Event("message", algorithm.env_steps, line) for line in told]
+        course = {"total_steps": self.plan.saved_total_steps or self.plan.total_steps, **own.get("course", {})}
+        told = algorithm.resume_course(course, checkpoint.manifest["config"])
+        self._events += [Event(kind, algorithm.env_steps, line) for kind, line in told]
 
 
 def _after(steps: int, every: int) -> int:
