@@ -27,7 +27,7 @@ from wiserl.core.run_config import (
     run_options_of,
     with_defaults,
 )
-from wiserl.core.run_folder import claim, reopen, write_json
+from wiserl.core.run_folder import SUMMARY, claim, finished, reopen, write_json
 from wiserl.core.training import TrainingAgent, TrainPlan
 from wiserl.dist.backend import RunnerGroup
 from wiserl.env.make import EnvLike, env_id, make_env
@@ -91,6 +91,7 @@ class Experiment:
         folder: its path.
         backend: `local` or `ray`.
         resume: whether it goes on from a checkpoint.
+        finished: the summary of a resumed run that has no env steps left to do; None where there are some.
     """
 
     def __init__(self, run: RunConfig, hyper: Any, resume: bool, transform: Transform | None = None) -> None:
@@ -113,8 +114,11 @@ class Experiment:
         device = learner_device(run, self.backend)
         run = with_defaults(run, self._steps * run.runners * run.envs, device)
         self.run = dataclasses.replace(run, max_inflight=inflight)
+        self.finished: dict[str, Any] | None = None
         if resume:
-            self.claimed = reopen(Path(str(run.run_dir)), self._config(Path(str(run.run_dir))))
+            path = Path(str(run.run_dir))
+            self.finished = finished(path, run.total_steps)
+            self.claimed = reopen(path, self._config(path), self.finished is not None)
         else:
             name = run.run_dir or "runs/" + re.sub("[/:]", "-", f"{run.algo}-{env_id(run.env)}-s{run.seed}")
             self.claimed = claim(name, not run.run_dir, self._config)
@@ -135,6 +139,8 @@ class Experiment:
     def execute(self, quiet: bool, json_summary: bool) -> dict[str, Any]:
         """Train, evaluate, write the summary."""
         run, folder = self.run, self.folder
+        if self.finished is not None and self.finished.get("eval_return_mean") is not None:
+            return self._nothing_to_do(self.finished, Console(run.total_steps, quiet, json_summary))
         with StopSignals() as signals, self.claimed.undone_by_bad_input(), MetricsWriter(folder) as metrics:
             console = Console(run.total_steps, quiet, json_summary)
             with console:
@@ -163,6 +169,14 @@ class Experiment:
                 f"nothing was learned: training ended after {summary['env_steps']:,} env steps, before the first update{later}; "
                 "train for longer"
             )
+        return summary
+
+    def _nothing_to_do(self, summary: dict[str, Any], console: Console) -> dict[str, Any]:
+        console.message(
+            f"nothing to do: the run in '{self.folder}' has done {summary['env_steps']:,} env steps and was asked for "
+            f"{self.run.total_steps:,}; its files stay as they are. Give a larger total_steps to go on"
+        )
+        console.summary(summary, self.folder)
         return summary
 
     def _train(self, monitor: Monitor) -> int:
@@ -259,5 +273,5 @@ class Experiment:
             "learner_restarts": monitor.learner_restarts,
             "run_dir": str(self.folder),
         }
-        write_json(self.folder / "summary.json", summary)
+        write_json(self.folder / SUMMARY, summary)
         return summary
