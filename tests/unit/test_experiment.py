@@ -252,6 +252,22 @@ def test_a_finished_run_goes_on_to_more_steps(tmp_path, algo):
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
 
 
+@pytest.mark.parametrize(
+    ("algo", "env", "options"),
+    [
+        ("ppo", "tests.envs:BoxObs", {"n_steps": 64}),
+        ("ppo", "mpe2/simple_spread_v3", {"n_steps": 64}),
+        ("dqn", "wiserl.env.goals:BitFlip", {"hindsight": "future", "learning_starts": 8, "round_steps": 64}),
+        ("dqn", "tests.envs:BoxObs", {"train_freq": 3, "round_steps": 21, "learning_starts": 8}),
+    ],
+)
+def test_training_ends_at_its_steps_and_not_a_round_later(tmp_path, algo, env, options):
+    common = {"total_steps": 200, "envs": 3, "batch_size": 16, "eval_episodes": 1, "vector": "inline", "device": "cpu"}
+    summary = wiserl.train(algo, env, run_dir=tmp_path / "run", quiet=True, backend="local", **common, **options)
+    assert summary["env_steps"] == 201
+    assert wiserl.load(tmp_path / "run").manifest["env_steps"] == 201
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """All files of a run, TensorBoard's apart."""
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("events.")]

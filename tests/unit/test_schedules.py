@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wiserl.ops.pacing import updates_due
+from wiserl.ops.pacing import steps_of_round, updates_due
 from wiserl.ops.schedules import linear
 
 
@@ -54,3 +54,18 @@ def test_the_number_of_updates_does_not_depend_on_the_size_of_fragments(sizes, s
         steps += size
         updates += updates_due(steps, updates, starts, train_freq, gradient_steps)
     assert updates == updates_due(steps, 0, starts, train_freq, gradient_steps)
+
+
+@pytest.mark.parametrize(
+    ("env_steps", "envs", "longest", "expected"),
+    [
+        (0, 8, 100, 100),
+        (200, 8, 100, 100),
+        (201, 8, 100, 100),
+        (209, 8, 100, 99),
+        (999, 8, 100, 1),
+        (1000, 8, 100, 100),
+    ],
+)
+def test_the_last_round_takes_what_is_left(env_steps, envs, longest, expected):
+    assert steps_of_round(env_steps, 1000, envs, longest) == expected

@@ -115,6 +115,56 @@ def test_replicas_learn_version_steps_stop_and_boundary_with_the_weights(tmp_pat
         assert torch.equal(replica.algorithm.flat, learner.agent.algorithm.flat)
 
 
+LENGTHS = [
+    ("ppo", BoxObs, {"normalize_reward": True}),
+    ("sarsa", BoxObs, {}),
+    ("dqn", BoxObs, {"n_step": 3, "prioritized": True}),
+    ("qrdqn", DyingAgents, {}),
+    ("sac", BoxObs, {}),
+    ("td3", "tests.envs:BoxAction", {}),
+]
+
+
+@pytest.mark.parametrize(("total", "expected"), [(96, 96), (97, 100), (101, 104), (127, 128), (3, 4)])
+@pytest.mark.parametrize(("algo", "env", "config"), LENGTHS)
+def test_the_last_round_is_as_long_as_what_is_left(tmp_path, algo, env, config, total, expected):
+    """To a multiple of the envs over all runners: two with two each, of 8 steps a round."""
+    plan = make_plan(tmp_path, algo, env, config, total_steps=total, runners=2)
+    wise_rl, group = start(plan, env, 8)
+    wise_rl.start_all_runners(group)
+    assert wise_rl.call("learner", "status")["env_steps"] == expected
+    assert open_checkpoint(tmp_path).manifest["env_steps"] == expected
+    weights = open_checkpoint(tmp_path).weights()
+    assert all(bool(torch.isfinite(value).all()) for value in weights.values())
+
+
+def test_a_round_of_a_single_row_is_learned_from(tmp_path):
+    plan = make_plan(tmp_path, "ppo", BoxObs, total_steps=9, envs=1)
+    wise_rl, group = start(plan, BoxObs, 8)
+    wise_rl.start_all_runners(group)
+    assert wise_rl.call("learner", "status")["env_steps"] == 9
+    assert all(bool(torch.isfinite(value).all()) for value in open_checkpoint(tmp_path).weights().values())
+
+
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_async_the_end_is_overshot_by_less_than_a_fragment_of_one_runner(tmp_path, algo):
+    plan = make_plan(tmp_path, algo, BoxObs, {}, total_steps=101, runners=3)
+    wise_rl, group = start(plan, BoxObs, 8, sync=False)
+    wise_rl.start_all_runners(group)
+    assert 101 <= wise_rl.call("learner", "status")["env_steps"] < 101 + 16
+
+
+def test_fragments_of_a_round_that_differ_in_length_are_all_learned_from(tmp_path):
+    """At the end of training, that of a runner which was replaced may come from the round before."""
+    plan = make_plan(tmp_path, "ppo", BoxObs, runners=3)
+    agent = make_learner(plan)
+    seen = spy_on_updates(agent)
+    agent._update_round([[(fragment_for(plan, rank, steps=3 if rank == 1 else 8),)] for rank in range(3)])
+    assert [fragment["reward"].shape for fragment in seen] == [(8, 4, 1), (3, 2, 1)]
+    assert [fragment["stream"].tolist() for fragment in seen] == [[0, 1, 4, 5], [2, 3]]
+    assert (agent.algorithm.env_steps, agent.version) == (38, 1)
+
+
 def test_a_stop_that_was_asked_for_reaches_runners_with_the_next_round(tmp_path):
     plan = make_plan(tmp_path, "ppo", BoxObs)
     agent = make_learner(plan)

@@ -26,7 +26,7 @@ class RunConfig:
 
     algo: str
     env: Any  # EnvLike
-    total_steps: PositiveInt = 100_000  # env steps to train for
+    total_steps: PositiveInt = 100_000  # env steps to train for; the last round is cut to end there
     runners: PositiveInt = 1  # processes that sample
     envs: PositiveInt = 8  # per runner
     vector: Literal["auto", "native", "inline", "process"] = "auto"  # how a runner steps its envs; auto measures

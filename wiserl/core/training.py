@@ -19,7 +19,7 @@ import numpy as np
 
 from wiserl.agent import AlgoLike, algorithm_class, algorithm_name
 from wiserl.core.agent import Agent
-from wiserl.core.batch import Array, Fragment, Nested, check_fragment, concat_fragments, count_env_steps, cut_episodes
+from wiserl.core.batch import Array, Fragment, Nested, check_fragment, concat_by_length, count_env_steps, cut_episodes
 from wiserl.core.checkpoint import drop_replay, open_checkpoint, point_to, prune, save_checkpoint
 from wiserl.env.spaces import EnvSpec
 from wiserl.util.errors import InputError
@@ -168,9 +168,9 @@ class TrainingAgent(Agent):
             fragments = [dict(fragment) for fragment in fragments]
             for fragment in fragments:
                 cut_episodes(fragment)
-        fragment = concat_fragments(fragments)
         algorithm.env_steps = steps
-        self._note(fragment, algorithm.update(fragment))
+        for fragment in concat_by_length(fragments):
+            self._note(fragment, algorithm.update(fragment))
         self.version += 1
         self.stop = self.stop or at_end
         if boundary:

@@ -1,4 +1,4 @@
-"""How many updates experience pays for: the replay ratio, independent of how fast anything runs."""
+"""How many updates experience pays for, independent of how fast anything runs, and how much experience a round brings."""
 
 from __future__ import annotations
 
@@ -17,3 +17,16 @@ def updates_due(env_steps: int, updates: int, learning_starts: int, train_freq: 
     """
     begun, done = since
     return max((env_steps - max(learning_starts, begun)) // train_freq * gradient_steps - (updates - done), 0)
+
+
+def steps_of_round(env_steps: int, total_steps: int, envs: int, longest: int) -> int:
+    """Steps of each env in the next fragment: the last round takes what is left, to a multiple of the number of envs.
+
+    Args:
+        env_steps: env steps learned from so far.
+        total_steps: env steps of the whole training.
+        envs: over all runners.
+        longest: steps of each env in any other fragment; also where nothing is left to be learned from.
+    """
+    left = total_steps - env_steps
+    return min(-(-left // envs), longest) if left > 0 else longest
