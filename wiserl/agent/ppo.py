@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from wiserl.core.algorithm import Algorithm, leading_axes
 from wiserl.core.batch import Array, Fragment, Nested, tree_map
-from wiserl.core.config import Fraction, NonNegative, PositiveFloat, PositiveInt
+from wiserl.core.config import Fraction, NonNegative, PositiveFloat, PositiveInt, RoundSteps
 from wiserl.net.acting import numpy_forward
 from wiserl.net.encoder import Encoder, is_image, orthogonal_
 from wiserl.net.heads import DiagonalGaussian, make_head
@@ -38,7 +38,7 @@ class PPOConfig:
     learning_rate_decay: Literal["none", "linear"] = "none"  # linear: to 0 at the last env step
     gamma: Fraction = 0.99  # discount per step
     gae_lambda: Fraction = 0.95  # weight of longer advantage sums
-    n_steps: PositiveInt = 2048  # steps of each env per update round
+    n_steps: RoundSteps = 2048  # steps of each env per round; if not given: at most 16384 over all, at least 32 each
     batch_size: PositiveInt = 64  # rows per minibatch
     n_epochs: PositiveInt = 10  # passes over a round's data
     clip_range: PositiveFloat = 0.2  # bound on the change of the probability ratio
