@@ -186,6 +186,7 @@ class Experiment:
             try:
                 runners = self.connect(wise_rl, self.resume or attempt > 0)
                 monitor.watch(lambda method, *arguments, to=wise_rl: to.call(AGENT, method, *arguments))
+                monitor.begin(self._steps)
                 restarts = wise_rl.start_all_runners(runners, poll=monitor.poll, max_restarts=self.run.max_restarts)
                 monitor.finish()
                 return restarts
