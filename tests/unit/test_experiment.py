@@ -32,6 +32,8 @@ TINY = {
 }
 TINY |= {"vector": "inline", "backend": "local", "device": "cpu", "quiet": True}
 
+QUICK = {key: value for key, value in TINY.items() if key != "quiet"}
+
 
 def train(algo: str = "ppo", env: Any = "tests.envs:BoxObs", **options: Any) -> dict[str, Any]:
     return wiserl.train(algo, env, **(TINY | options))
@@ -272,6 +274,65 @@ def test_a_finished_run_goes_on_to_more_steps(tmp_path, algo):
     assert steps == sorted(steps)
     assert [row["env_steps"] for row in after[: len(before)]] == [row["env_steps"] for row in before]
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+
+
+@pytest.mark.parametrize(
+    ("algo", "env", "options"),
+    [
+        ("ppo", "tests.envs:BoxObs", {"n_steps": 64}),
+        ("ppo", "mpe2/simple_spread_v3", {"n_steps": 64}),
+        ("dqn", "wiserl.env.goals:BitFlip", {"hindsight": "future", "learning_starts": 8, "round_steps": 64}),
+        ("dqn", "tests.envs:BoxObs", {"train_freq": 3, "round_steps": 21, "learning_starts": 8}),
+    ],
+)
+def test_training_ends_at_its_steps_and_not_a_round_later(tmp_path, algo, env, options):
+    common = {"total_steps": 200, "envs": 3, "batch_size": 16, "eval_episodes": 1, "vector": "inline", "device": "cpu"}
+    summary = wiserl.train(algo, env, run_dir=tmp_path / "run", quiet=True, backend="local", **common, **options)
+    assert summary["env_steps"] == 201
+    assert wiserl.load(tmp_path / "run").manifest["env_steps"] == 201
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a run, TensorBoard's apart."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("events.")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("changes", [{}, {"total_steps": 64}, {"learning_rate": 0.5, "eval_episodes": 3}])
+def test_a_finished_run_with_nothing_left_to_do_stays_as_it_is_and_says_so(tmp_path, capsys, changes):
+    summary = train(run_dir=tmp_path / "run")
+    before = contents(tmp_path / "run")
+    events = len(list((tmp_path / "run").glob("events.*")))
+    again = wiserl.train("ppo", "tests.envs:BoxObs", resume=tmp_path / "run", json_summary=True, **changes)
+    assert again == summary
+    assert contents(tmp_path / "run") == before
+    assert len(list((tmp_path / "run").glob("events.*"))) == events
+    out, err = capsys.readouterr()
+    assert "nothing to do" in err
+    assert "has done 128 env steps" in err
+    assert json.loads(out.splitlines()[-1]) == summary
+
+
+def test_a_finished_run_that_is_opened_by_hand_stays_as_it_is(tmp_path):
+    summary = train(run_dir=tmp_path / "run")
+    before = contents(tmp_path / "run")
+    with wiserl.by_hand("ppo", "tests.envs:BoxObs", resume=tmp_path / "run") as run:
+        assert run.done
+    assert run.close() == summary
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_run_that_was_ended_before_its_final_evaluation_makes_up_for_it(tmp_path):
+    with wiserl.by_hand("ppo", "tests.envs:BoxObs", run_dir=tmp_path / "run", **QUICK) as run:
+        run.run()
+    assert run.close()["eval_return_mean"] is None
+    config = (tmp_path / "run" / "config.json").read_bytes()
+    summary = wiserl.train("ppo", "tests.envs:BoxObs", resume=tmp_path / "run", quiet=True)
+    assert summary["eval_return_mean"] is not None
+    assert (tmp_path / "run" / "config.json").read_bytes() == config
+    (tmp_path / "run" / "summary.json").unlink()
+    again = wiserl.train("ppo", "tests.envs:BoxObs", resume=tmp_path / "run", quiet=True)
+    assert again["eval_return_mean"] == summary["eval_return_mean"]
 
 
 def test_the_time_left_of_a_resumed_run_is_reckoned_from_its_checkpoint(tmp_path, monkeypatch):

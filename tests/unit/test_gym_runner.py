@@ -167,8 +167,8 @@ def test_running_ends_when_the_agent_has_learned_from_all_the_steps_it_wants(tmp
     wise_rl, group = start(make_plan(tmp_path, "ppo", Closing, total_steps=60), Closing, 8)
     wise_rl.start_all_runners(group)
     status = wise_rl.call("learner", "status")
-    assert status["env_steps"] == 64
-    assert group.members[0][0].vector_steps == 32
+    assert status["env_steps"] == 60
+    assert group.members[0][0].vector_steps == 30
     assert len(closed) == 3, "two envs and the probe"
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import pytest
 import torch
 
 from tests.envs import Chain
+from wiserl.agent.ppo import PPO, PPOConfig
+from wiserl.core.config import PositiveInt
 from wiserl.core.device import check_device
 from wiserl.core.run_config import (
     RUN_OPTIONS,
@@ -20,6 +23,15 @@ from wiserl.core.run_config import (
     with_defaults,
 )
 from wiserl.util.errors import InputError
+
+
+@dataclass(frozen=True)
+class LongRoundsConfig(PPOConfig):
+    n_steps: PositiveInt = 512
+
+
+class LongRounds(PPO):
+    config_class = LongRoundsConfig
 
 
 def options(**given):
@@ -42,6 +54,33 @@ def test_a_preset_can_be_left_out(off):
     assert (run.preset, run.total_steps, run.seed, config.gae_lambda) == (False, 100_000, 3, 0.95)
     run, config = resolve("ppo", "CartPole-v1", {"preset": None})
     assert (run.preset, config.gae_lambda) == (True, presets()["ppo"]["CartPole-v1"]["gae_lambda"])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, 2048),
+        ({"envs": "1"}, 2048),
+        ({"envs": "9"}, 1820),
+        ({"envs": 128}, 128),
+        ({"envs": 4096}, 32),
+        ({"runners": "4"}, 512),
+        ({"runners": 4, "envs": 64}, 64),
+        ({"runners": 4, "sync": "false"}, 2048),
+        ({"envs": 128, "n_steps": 2048}, 2048),
+    ],
+)
+def test_the_default_round_of_ppo_is_bounded_where_there_are_many_envs(given, expected):
+    run, config = options(**given)
+    assert config.n_steps == expected
+    assert (
+        "n_steps" in given or run.envs > 512 or config.n_steps * run.envs * (run.runners if run.sync else 1) <= 16_384
+    )
+
+
+def test_a_preset_or_a_config_of_ones_own_that_says_how_long_a_round_is_has_its_way():
+    assert resolve("ppo", "Pendulum-v1", {"envs": 128})[1].n_steps == 1024
+    assert resolve(LongRounds, Chain, {"envs": 128})[1].n_steps == 512
 
 
 def test_every_preset_is_valid_and_says_something():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wiserl.ops.pacing import target_due, updates_due
+from wiserl.ops.pacing import steps_of_round, target_due, updates_due
 from wiserl.ops.schedules import decayed, linear
 
 
@@ -33,6 +33,22 @@ def test_a_rate_that_decays_is_that_of_the_rounds_end_and_in_the_last_round_the_
 )
 def test_updates_are_due_for_every_train_freq_steps_after_the_start(env_steps, updates, expected):
     assert updates_due(env_steps, updates, learning_starts=100, train_freq=4, gradient_steps=2) == expected
+
+
+@pytest.mark.parametrize(
+    ("env_steps", "starts", "train_freq", "expected"),
+    [
+        (1000, 100, 1, 0),
+        (1016, 100, 1, 16),
+        (1016, 100, 4, 4),
+        (1016, 1100, 4, 0),
+        (1116, 1100, 4, 4),
+        (1016, 1001, 1, 15),
+    ],
+)
+def test_another_pace_counts_from_where_it_began(env_steps, starts, train_freq, expected):
+    """500 updates had been done in 1000 env steps, at whatever pace."""
+    assert updates_due(env_steps, 500, starts, train_freq, 1, since=(1000, 500)) == expected
 
 
 @given(
@@ -62,3 +78,18 @@ def test_targets_keep_to_their_interval_over_time(interval, train_freq, gradient
     if interval * gradient_steps % train_freq == 0:
         every = interval * gradient_steps // train_freq
         assert all(target_due(u, interval, train_freq, gradient_steps) == (u % every == 0) for u in range(1, 50))
+
+
+@pytest.mark.parametrize(
+    ("env_steps", "envs", "longest", "expected"),
+    [
+        (0, 8, 100, 100),
+        (200, 8, 100, 100),
+        (201, 8, 100, 100),
+        (209, 8, 100, 99),
+        (999, 8, 100, 1),
+        (1000, 8, 100, 100),
+    ],
+)
+def test_the_last_round_takes_what_is_left(env_steps, envs, longest, expected):
+    assert steps_of_round(env_steps, 1000, envs, longest) == expected

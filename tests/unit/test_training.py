@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from tests.envs import BoxObs, Chain, DyingAgents
 from tests.fragments import make_fragment
 from tests.plans import make_plan, start
 from wiserl.core.batch import Fragment
-from wiserl.core.checkpoint import open_checkpoint
+from wiserl.core.checkpoint import open_checkpoint, point_to, save_checkpoint
 from wiserl.core.gym_runner import GymRunner
 from wiserl.core.learner import Learner
 from wiserl.core.training import TrainingAgent, TrainPlan
@@ -149,6 +151,56 @@ def test_replicas_learn_version_steps_and_stop_with_the_weights(tmp_path):
         replica._update_model(unpack(learner.ack(-1).weights))
         assert (replica.version, replica.algorithm.env_steps, replica.stop) == expected
         assert torch.equal(replica.algorithm.flat, learner.agent.algorithm.flat)
+
+
+LENGTHS = [
+    ("ppo", BoxObs, {"normalize_reward": True}),
+    ("sarsa", BoxObs, {}),
+    ("dqn", BoxObs, {"n_step": 3, "prioritized": True}),
+    ("qrdqn", DyingAgents, {}),
+    ("sac", BoxObs, {}),
+    ("td3", "tests.envs:BoxAction", {}),
+]
+
+
+@pytest.mark.parametrize(("total", "expected"), [(96, 96), (97, 100), (101, 104), (127, 128), (3, 4)])
+@pytest.mark.parametrize(("algo", "env", "config"), LENGTHS)
+def test_the_last_round_is_as_long_as_what_is_left(tmp_path, algo, env, config, total, expected):
+    """To a multiple of the envs over all runners: two with two each, of 8 steps a round."""
+    plan = make_plan(tmp_path, algo, env, config, total_steps=total, runners=2)
+    wise_rl, group = start(plan, env, 8)
+    wise_rl.start_all_runners(group)
+    assert wise_rl.call("learner", "status")["env_steps"] == expected
+    assert open_checkpoint(tmp_path).manifest["env_steps"] == expected
+    weights = open_checkpoint(tmp_path).weights()
+    assert all(bool(torch.isfinite(value).all()) for value in weights.values())
+
+
+def test_a_round_of_a_single_row_is_learned_from(tmp_path):
+    plan = make_plan(tmp_path, "ppo", BoxObs, total_steps=9, envs=1)
+    wise_rl, group = start(plan, BoxObs, 8)
+    wise_rl.start_all_runners(group)
+    assert wise_rl.call("learner", "status")["env_steps"] == 9
+    assert all(bool(torch.isfinite(value).all()) for value in open_checkpoint(tmp_path).weights().values())
+
+
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_async_the_end_is_overshot_by_less_than_a_fragment_of_one_runner(tmp_path, algo):
+    plan = make_plan(tmp_path, algo, BoxObs, {}, total_steps=101, runners=3)
+    wise_rl, group = start(plan, BoxObs, 8, sync=False)
+    wise_rl.start_all_runners(group)
+    assert 101 <= wise_rl.call("learner", "status")["env_steps"] < 101 + 16
+
+
+def test_fragments_of_a_round_that_differ_in_length_are_all_learned_from(tmp_path):
+    """At the end of training, that of a runner which was replaced may come from the round before."""
+    plan = make_plan(tmp_path, "ppo", BoxObs, runners=3)
+    agent = make_learner(plan)
+    seen = spy_on_updates(agent)
+    agent._update_round([[(fragment_for(plan, rank, steps=3 if rank == 1 else 8),)] for rank in range(3)])
+    assert [fragment["reward"].shape for fragment in seen] == [(8, 4, 1), (3, 2, 1)]
+    assert [fragment["stream"].tolist() for fragment in seen] == [[0, 1, 4, 5], [2, 3]]
+    assert (agent.algorithm.env_steps, agent.version) == (38, 1)
 
 
 def test_a_stop_that_was_asked_for_reaches_runners_with_the_next_round(tmp_path):
@@ -313,3 +365,169 @@ def test_a_learner_restored_from_its_checkpoint_has_its_counters(tmp_path):
     }
     assert not resumed.stop
     assert make_learner(make_plan(tmp_path, "dqn", BoxObs, total_steps=64, resume=True)).stop
+
+
+PACE = {"learning_starts": 8, "train_freq": 4, "gradient_steps": 2}
+
+
+def saved_run(folder: Path, algo: str = "dqn", total_steps: int = 64, **config: Any) -> TrainingAgent:
+    """A run of 64 env steps, of so many, at the pace above, saved."""
+    config = (PACE if algo == "dqn" else {}) | config
+    plan = make_plan(folder, algo, BoxObs, config, total_steps=total_steps)
+    agent = make_learner(plan)
+    for _ in range(4):
+        agent.update(fragment_for(plan))
+    agent.save()
+    assert algo != "dqn" or agent.algorithm.updates == 28
+    return agent
+
+
+def without_course(folder: Path) -> None:
+    """Make the last checkpoint one of before `course` was saved."""
+    checkpoint = open_checkpoint(folder)
+    state = checkpoint.state()
+    del state["training"]["course"]
+    manifest = {key: value for key, value in checkpoint.manifest.items() if key not in ("files", "format", "wiserl")}
+    path = save_checkpoint(folder / "checkpoints", manifest, checkpoint.weights(), state, checkpoint.replay())
+    point_to(folder / "checkpoints", "last", path)
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "updates"),
+    [
+        ({}, [8, 8, 8]),
+        ({"train_freq": 16}, [2, 2, 2]),
+        ({"train_freq": 1}, [32, 32, 32]),
+        ({"gradient_steps": 1}, [4, 4, 4]),
+        ({"gradient_steps": 20}, [80, 80, 80]),
+        ({"learning_starts": 0}, [8, 8, 8]),
+        ({"learning_starts": 60}, [8, 8, 8]),
+        ({"learning_starts": 88}, [0, 4, 8]),
+    ],
+)
+def test_another_pace_given_on_resume_is_not_applied_to_the_steps_before(tmp_path, old, changes, updates):
+    saved_run(tmp_path)
+    if old:
+        without_course(tmp_path)
+    plan = make_plan(tmp_path, "dqn", BoxObs, PACE | changes, total_steps=1000, resume=True)
+    agent = make_learner(plan)
+    told = [event.content for event in agent.drain() if event.kind == "message" and "counts from" in event.content]
+    assert bool(told) == bool(changes)
+    for name, value in changes.items():
+        assert f"{name}={value} (was {PACE[name]}): this counts from env step 64 on" in told[0]
+    before = agent.algorithm.updates
+    assert before == 28
+    for expected in updates:
+        agent.update(fragment_for(plan))
+        assert agent.algorithm.updates - before == expected
+        before = agent.algorithm.updates
+
+
+def test_a_run_resumed_before_its_first_update_does_not_catch_up_on_an_earlier_start(tmp_path):
+    late = make_plan(tmp_path, "dqn", BoxObs, PACE | {"learning_starts": 500}, total_steps=64)
+    agent = make_learner(late)
+    while not agent.stop:
+        agent.update(fragment_for(late))
+    assert agent.algorithm.updates == 0
+    plan = make_plan(tmp_path, "dqn", BoxObs, PACE, total_steps=1000, resume=True)
+    resumed = make_learner(plan)
+    resumed.update(fragment_for(plan))
+    assert resumed.algorithm.updates == 8
+
+
+def test_a_pace_given_on_resume_goes_on_bit_for_bit_when_resumed_again(tmp_path):
+    """Train to 64 of 128, then to 256 at another pace: with and without a kill at 160, and a resume that changes nothing."""
+
+    class Killed(GymRunner):
+        def run(self) -> None:
+            while not self.policy.stop and self.policy.algorithm.env_steps < 160:
+                self.step()
+
+    config = PACE | {"train_freq": 3, "learning_rate_decay": "linear", "exploration_fraction": 0.8}
+    common = {"checkpoint_every": 32, "total_steps": 256, "resume": True}
+    for name, runner_class in [("whole", GymRunner), ("parts", Killed), ("parts", GymRunner)]:
+        if not (tmp_path / name).exists():
+            saved_run(tmp_path / name, total_steps=128, learning_rate_decay="linear", exploration_fraction=0.8)
+        plan = make_plan(tmp_path / name, "dqn", BoxObs, config, **common)
+        wise_rl, group = start(plan, BoxObs, 4, runner_class=runner_class)
+        wise_rl.start_all_runners(group)
+    whole, parts = (open_checkpoint(tmp_path / name) for name in ("whole", "parts"))
+    assert whole.manifest["env_steps"] == parts.manifest["env_steps"] == 256
+    assert whole.manifest["updates"] == parts.manifest["updates"] == 28 + 192 // 3 * 2
+    assert all(torch.equal(value, parts.weights()[name]) for name, value in whole.weights().items())
+
+
+FALLING = {"learning_rate": 1.0, "learning_rate_decay": "linear"}
+EXPLORING = {"exploration_initial_eps": 1.0, "exploration_final_eps": 0.04, "exploration_fraction": 0.75}
+SCHEDULES = [
+    ("ppo", FALLING),
+    ("sarsa", FALLING | EXPLORING),
+    ("dqn", PACE | FALLING | EXPLORING | {"prioritized": True, "prioritized_beta": 0.4}),
+]
+
+
+def values_of(agent: TrainingAgent) -> dict[str, float]:
+    """What an algorithm's schedules are at now."""
+    return agent.algorithm.scheduled(agent.algorithm.progress)
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(("algo", "config"), SCHEDULES)
+def test_schedules_of_a_finished_run_stay_finished_when_it_goes_on(tmp_path, algo, config, old):
+    ended = values_of(saved_run(tmp_path, algo, **config))
+    if old:
+        without_course(tmp_path)
+    plan = make_plan(tmp_path, algo, BoxObs, config, total_steps=256, saved_total_steps=64, resume=True)
+    agent = make_learner(plan)
+    lines = {event.kind: event.content for event in agent.drain()}
+    assert lines["message"].startswith("total_steps=256 (was 64): ")
+    assert all(f"{name} has ended and stays {value:.3g}" in lines["message"] for name, value in ended.items())
+    assert "resume with learning_rate_decay=none to learn at learning_rate=1" in lines["warning"]
+    for _ in range(3):
+        agent.update(fragment_for(plan))
+        assert values_of(agent) == ended
+        if algo != "ppo":
+            assert agent.logs["charts/epsilon"] == pytest.approx(0.04)
+        assert agent.logs["charts/learning_rate"] == 0.0
+        replica = TrainingAgent(True, plan=plan)
+        replica._update_model(agent.known())
+        assert values_of(replica) == ended, "what acts explores as what learns believes"
+    assert ended == pytest.approx(
+        {"learning rate": 0.0}
+        | ({} if algo == "ppo" else {"epsilon": 0.04})
+        | ({"prioritized_beta": 1.0} if algo == "dqn" else {})
+    )
+
+
+@pytest.mark.parametrize("total_steps", [80, 128, 1024])
+@pytest.mark.parametrize(("algo", "config"), SCHEDULES)
+def test_schedules_under_way_go_on_from_where_they_were_to_the_new_end(tmp_path, algo, config, total_steps):
+    before = values_of(saved_run(tmp_path, algo, total_steps=100, **config))
+    plan = make_plan(tmp_path, algo, BoxObs, config, total_steps=total_steps, resume=True)
+    agent = make_learner(plan)
+    (line,) = [event.content for event in agent.drain()]
+    assert values_of(agent) == before
+    seen = [before]
+    while not agent.stop:
+        agent.update(fragment_for(plan))
+        seen.append(values_of(agent))
+    ended = agent.algorithm.scheduled(1.0)
+    assert seen[-1] == ended
+    for name, value in before.items():
+        assert f"{name} goes on from {value:.3g} to {ended[name]:.3g}" in line
+        falls = ended[name] < value
+        assert all((a[name] >= b[name]) == falls or a[name] == b[name] for a, b in itertools.pairwise(seen))
+    assert before["learning rate"] == pytest.approx(0.36)
+
+
+def test_without_another_total_schedules_go_on_as_if_never_interrupted_and_nothing_is_said(tmp_path):
+    whole = saved_run(tmp_path / "whole", total_steps=256, **FALLING)
+    saved_run(tmp_path / "parts", total_steps=256, **FALLING)
+    plan = make_plan(tmp_path / "parts", "dqn", BoxObs, PACE | FALLING, total_steps=256, resume=True)
+    parts = make_learner(plan)
+    assert not parts.drain()
+    for agent in (whole, parts):
+        agent.update(fragment_for(plan))
+    assert parts.algorithm.progress == whole.algorithm.progress == 80 / 256
+    assert parts.logs["charts/learning_rate"] == whole.logs["charts/learning_rate"]

@@ -37,7 +37,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return screen
 
 
-def test_without_a_terminal_a_plain_line_comes_at_most_every_5_seconds(
+def test_without_a_terminal_a_plain_line_comes_after_2_seconds_then_at_most_every_5(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Console(1000) as console:
@@ -47,8 +47,8 @@ def test_without_a_terminal_a_plain_line_comes_at_most_every_5_seconds(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        "250/1,000 steps (25%)  steps/s 50.00  return 1.50  0:00:15 left",
-        "500/1,000 steps (50%)  steps/s 50.00  return 1.50  0:00:10 left",
+        "100/1,000 steps (10%)  steps/s 50.00  return 1.50  0:00:18 left",
+        "350/1,000 steps (35%)  steps/s 50.00  return 1.50  0:00:13 left",
         "600/1,000 steps (60%)  steps/s 50.00  return 1.50  0:00:08 left",
     ]
 

@@ -29,7 +29,7 @@ from wiserl.ops.distributional import project
 from wiserl.ops.losses import weighted_mean
 from wiserl.ops.optim import TrainedNetwork
 from wiserl.ops.pacing import target_due
-from wiserl.ops.schedules import linear
+from wiserl.ops.schedules import exploration
 from wiserl.util.errors import InputError
 
 
@@ -184,9 +184,11 @@ class QLearning(OffPolicy):
             return 1.0
         if config.noisy:
             return 0.0
-        return linear(
-            config.exploration_initial_eps, config.exploration_final_eps, self.progress, config.exploration_fraction
-        )
+        return exploration(config, self.progress)
+
+    def scheduled(self, progress: float) -> dict[str, float]:
+        values = super().scheduled(progress)
+        return values if self.config.noisy else {**values, "epsilon": exploration(self.config, progress)}
 
     def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
         """Epsilon-greedy (or greedy) actions; with noisy weights, greedy by one draw of them (or by their means)."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from wiserl.core.algorithm import leading_axes
 from wiserl.core.batch import Array, Fragment, Nested, tree_map
-from wiserl.core.config import Fraction, NonNegative, PositiveFloat
+from wiserl.core.config import Fraction, NonNegative, PositiveFloat, RoundSteps
 from wiserl.core.on_policy import OnPolicy, OnPolicyConfig
 from wiserl.net.acting import Plain
 from wiserl.net.encoder import Encoder, is_image, orthogonal_
@@ -35,6 +35,7 @@ class PPOConfig(OnPolicyConfig):
     """Hyper-parameters of PPO, named as in Stable-Baselines3 where it has them."""
 
     gae_lambda: Fraction = 0.95  # weight of longer advantage sums
+    n_steps: RoundSteps = 2048  # steps of each env per round; if not given: at most 16384 over all, at least 32 each
     clip_range: PositiveFloat = 0.2  # bound on the change of the probability ratio
     clip_range_vf: PositiveFloat | None = None  # the same for values, in units of return; none: no bound
     ent_coef: NonNegative = 0.0  # weight of the entropy bonus

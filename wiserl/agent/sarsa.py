@@ -24,7 +24,7 @@ from wiserl.net.q_network import QNetwork
 from wiserl.ops.minibatches import minibatches
 from wiserl.ops.optim import FlatAdam
 from wiserl.ops.returns import gae, next_values
-from wiserl.ops.schedules import linear
+from wiserl.ops.schedules import exploration
 from wiserl.ops.tensors import to_tensors
 from wiserl.util.errors import InputError
 
@@ -116,10 +116,10 @@ class SARSA(OnPolicy):
     @property
     def epsilon(self) -> float:
         """Probability of a random action now."""
-        config = self.config
-        return linear(
-            config.exploration_initial_eps, config.exploration_final_eps, self.progress, config.exploration_fraction
-        )
+        return exploration(self.config, self.progress)
+
+    def scheduled(self, progress: float) -> dict[str, float]:
+        return {**super().scheduled(progress), "epsilon": exploration(self.config, progress)}
 
     def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
         """Epsilon-greedy (or greedy) actions."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -14,11 +14,12 @@ from wiserl.core.batch import Array, Fragment, Nested, count_env_steps
 from wiserl.env.spaces import EnvSpec
 from wiserl.net.acting import NumpyPolicy
 from wiserl.ops.optim import flatten_parameters
-from wiserl.ops.schedules import decayed
+from wiserl.ops.schedules import decayed, progress, told_resumed
 from wiserl.ops.tensors import to_tensors
 from wiserl.util.seeding import derive_seed, restart, rng
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+LEARNING_RATE = "learning rate"
 
 
 class Algorithm(Agent):
@@ -39,6 +40,7 @@ class Algorithm(Agent):
         title, spaces_line, supports: what `wiserl list algos` says: the method, its action spaces, what it can do besides.
         env_steps: env steps learned from so far, over all runners.
         updates: optimiser steps so far.
+        progress_from: env steps and share of training from which `progress` counts: where a resumed run got another length.
         device: where the networks live; the CPU until `move_to`.
         flat: all parameters of `policy` as one tensor.
     """
@@ -59,6 +61,7 @@ class Algorithm(Agent):
         self.device = torch.device("cpu")
         self.env_steps = 0
         self.updates = 0
+        self.progress_from = (0, 0.0)
         self.rng = rng(seed, "learner")
         self.policy = self._initialised("weights", self._build)
         self._own_tensors()
@@ -138,11 +141,45 @@ class Algorithm(Agent):
     @property
     def progress(self) -> float:
         """Share of training done, 0 to 1."""
-        return min(self.env_steps / self.total_steps, 1.0)
+        return progress(self.env_steps, self.total_steps, self.progress_from)
+
+    def scheduled(self, progress: float) -> dict[str, float]:
+        """What changes with `progress`, by name, at that share of training: told to the user where a resumed run is longer."""
+        config = self.config
+        if getattr(config, "learning_rate_decay", "none") == "none":
+            return {}
+        return {LEARNING_RATE: decayed(config.learning_rate, config.learning_rate_decay, progress)}
+
+    def course(self) -> dict[str, Any]:
+        """What is needed, besides the counters, to count on from a checkpoint: plain values by name."""
+        return {"total_steps": self.total_steps, "progress_from": list(self.progress_from)}
+
+    def resume_course(self, course: Mapping[str, Any], config: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Count on from a checkpoint, whose weights, `env_steps` and `updates` have been taken in.
+
+        Args:
+            course: what `course` gave; of a checkpoint without it, its `total_steps` at least.
+            config: hyper-parameters of the checkpoint, by name.
+
+        Returns:
+            What a user should know: lines, each with "message" or "warning" before it.
+        """
+        env_steps, share = course.get("progress_from", (0, 0.0))
+        self.progress_from = (env_steps, share)
+        before, total = course["total_steps"], self.total_steps
+        if total == before or self.env_steps >= total:
+            return []
+        self.progress_from = (self.env_steps, progress(self.env_steps, before, self.progress_from))
+        now, end = self.scheduled(self.progress), self.scheduled(1.0)
+        told = [("message", f"total_steps={total:,} (was {before:,}): {told_resumed(now, end)}")] if now else []
+        if now.get(LEARNING_RATE) == 0.0:
+            told.append(("warning", f"the learning rate has ended at 0, so that nothing more is learned: resume with "
+                         f"learning_rate_decay=none to learn at learning_rate={self.config.learning_rate:g}"))  # fmt: skip
+        return told
 
     def _learning_rate(self, fragment: Fragment) -> float:
         """The rate to learn from this round at, by `learning_rate` and `learning_rate_decay` of the config."""
-        begun = max(self.env_steps - count_env_steps(fragment), 0) / self.total_steps
+        begun = progress(self.env_steps - count_env_steps(fragment), self.total_steps, self.progress_from)
         return decayed(self.config.learning_rate, self.config.learning_rate_decay, self.progress, begun)
 
     def learner_state(self) -> dict[str, Any]:

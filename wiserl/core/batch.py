@@ -148,6 +148,15 @@ def concat_fragments(fragments: Sequence[Fragment]) -> Fragment:
     return joined
 
 
+def concat_by_length(fragments: Sequence[Fragment]) -> list[Fragment]:
+    """Join those fragments that have the same number of steps T, in the order given.
+
+    In a sync round all have, but for one of a runner that was replaced at the end of training, which may come from before.
+    """
+    lengths = dict.fromkeys(len(fragment["reward"]) for fragment in fragments)
+    return [concat_fragments([each for each in fragments if len(each["reward"]) == length]) for length in lengths]
+
+
 def count_env_steps(fragment: Fragment) -> int:
     """Env steps in a fragment: one per env and time in which at least one agent was alive."""
     if "alive" in fragment:

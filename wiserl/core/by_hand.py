@@ -266,7 +266,7 @@ class RunByHand:
         if self._summary is None:
             self._check_open("close")
             self._monitor.finish()
-            self._summary = self._experiment.summarise(self._monitor, restarts=0)
+            self._summary = self._experiment.finished or self._experiment.summarise(self._monitor, restarts=0)
             self._release()
         return self._summary
 

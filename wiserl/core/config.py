@@ -28,6 +28,17 @@ PositiveFloat = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 
+
+@dataclasses.dataclass(frozen=True)
+class RoundBound:
+    """How long a round is by default: so many env steps over all envs at most, but not fewer than so many of each."""
+
+    in_all: int
+    at_least: int
+
+
+RoundSteps = Annotated[int, Meta(ge=1), RoundBound(in_all=16_384, at_least=32)]  # its default is lower with many envs
+
 ConfigT = TypeVar("ConfigT")
 
 
@@ -35,6 +46,17 @@ ConfigT = TypeVar("ConfigT")
 def _field_types(config_class: type) -> dict[str, Any]:
     hints = typing.get_type_hints(config_class, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
+
+
+def defaults_with(config_class: Any, envs: int) -> dict[str, int]:
+    """Defaults of `RoundSteps` for so many envs in a round, by name."""
+    found: dict[str, int] = {}
+    for field in dataclasses.fields(config_class):
+        default: Any = field.default
+        for bound in getattr(_field_types(config_class)[field.name], "__metadata__", ()):
+            if isinstance(bound, RoundBound) and default is not dataclasses.MISSING:
+                found[field.name] = min(default, max(bound.in_all // envs, bound.at_least))
+    return found
 
 
 def field_names(config_class: type) -> list[str]:

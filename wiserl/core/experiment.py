@@ -28,7 +28,7 @@ from wiserl.core.run_config import (
     run_options_of,
     with_defaults,
 )
-from wiserl.core.run_folder import claim, reopen, write_json
+from wiserl.core.run_folder import SUMMARY, claim, finished, reopen, write_json
 from wiserl.core.training import TrainingAgent, TrainPlan
 from wiserl.dist.backend import RunnerGroup
 from wiserl.env.make import EnvLike, env_id, make_env
@@ -92,6 +92,7 @@ class Experiment:
         folder: its path.
         backend: `local` or `ray`.
         resume: whether it goes on from a checkpoint.
+        finished: the summary of a resumed run that has no env steps left to do; None where there are some.
     """
 
     def __init__(self, run: RunConfig, hyper: Any, resume: bool, transform: Transform | None = None) -> None:
@@ -114,8 +115,11 @@ class Experiment:
         device = learner_device(run, self.backend)
         run = with_defaults(run, self._steps * run.runners * run.envs, device)
         self.run = dataclasses.replace(run, max_inflight=inflight)
+        self.finished: dict[str, Any] | None = None
         if resume:
-            self.claimed = reopen(Path(str(run.run_dir)), self._config(Path(str(run.run_dir))))
+            path = Path(str(run.run_dir))
+            self.finished = finished(path, run.total_steps)
+            self.claimed = reopen(path, self._config(path), self.finished is not None)
         else:
             name = run.run_dir or "runs/" + re.sub("[/:]", "-", f"{run.algo}-{env_id(run.env)}-s{run.seed}")
             self.claimed = claim(name, not run.run_dir, self._config)
@@ -136,6 +140,8 @@ class Experiment:
     def execute(self, quiet: bool, json_summary: bool) -> dict[str, Any]:
         """Train, evaluate, write the summary."""
         run, folder = self.run, self.folder
+        if self.finished is not None and self.finished.get("eval_return_mean") is not None:
+            return self._nothing_to_do(self.finished, Console(run.total_steps, quiet, json_summary))
         with StopSignals() as signals, self.claimed.undone_by_bad_input(), MetricsWriter(folder) as metrics:
             console = Console(run.total_steps, quiet, json_summary)
             with console:
@@ -171,6 +177,14 @@ class Experiment:
             )
         return summary
 
+    def _nothing_to_do(self, summary: dict[str, Any], console: Console) -> dict[str, Any]:
+        console.message(
+            f"nothing to do: the run in '{self.folder}' has done {summary['env_steps']:,} env steps and was asked for "
+            f"{self.run.total_steps:,}; its files stay as they are. Give a larger total_steps to go on"
+        )
+        console.summary(summary, self.folder)
+        return summary
+
     def _train(self, monitor: Monitor) -> int:
         """Train to the end; a learner that dies is restarted from its last checkpoint. Returns the runners' restarts."""
         for attempt in range(self.run.max_restarts + 1):
@@ -178,6 +192,7 @@ class Experiment:
             try:
                 runners = self.connect(wise_rl, self.resume or attempt > 0)
                 monitor.watch(lambda method, *arguments, to=wise_rl: to.call(AGENT, method, *arguments))
+                monitor.begin(self._steps)
                 restarts = wise_rl.start_all_runners(runners, poll=monitor.poll, max_restarts=self.run.max_restarts)
                 monitor.finish()
                 return restarts
@@ -239,6 +254,7 @@ class Experiment:
             max_inflight=run.max_inflight,
             log_every=max(run.total_steps // 200, 1),
             resume=resume,
+            saved_total_steps=self.claimed.before["run"]["total_steps"] if self.claimed.before else 0,
         )
 
     def summarise(self, monitor: Monitor, restarts: int) -> dict[str, Any]:
@@ -263,5 +279,5 @@ class Experiment:
             "learner_restarts": monitor.learner_restarts,
             "run_dir": str(self.folder),
         }
-        write_json(self.folder / "summary.json", summary)
+        write_json(self.folder / SUMMARY, summary)
         return summary

@@ -28,6 +28,7 @@ from wiserl.core.training import TrainingAgent
 from wiserl.env.make import EnvLike, env_id
 from wiserl.env.spaces import ActionCodec, EnvSpec, observation_zeros
 from wiserl.env.vector import VectorEnv, make_vector
+from wiserl.ops.pacing import steps_of_round
 from wiserl.util.errors import EnvError, InputError
 from wiserl.util.seeding import derive_seed, rng
 
@@ -46,7 +47,7 @@ class GymRunnerArgs:
         env: gymnasium id, `package/module` of a PettingZoo env, `module:function`, or a callable.
         env_kwargs: go to the env.
         envs: number of envs in this runner.
-        steps: T, vector steps per fragment.
+        steps: T, vector steps per fragment; the last ones of a training may have fewer.
         vector: "inline", "native" or "process".
         seed: the run's seed.
         transform: given each fragment (`core.batch` has its fields) before it is shipped; what it returns is learned from.
@@ -192,12 +193,16 @@ class GymRunner(Runner):
     def collect(self) -> Fragment:
         """T steps of all envs, as a fragment `[T, E, A, ...]`. Its arrays are used again for the next one.
 
+        T is `args.steps`; at the end of training, this runner's share of what is left by what it has heard from the learner.
+
         Raises:
             EnvError: an observation or reward was not finite.
         """
+        plan, env_steps = self.policy.plan, self.policy.algorithm.env_steps
+        steps = steps_of_round(env_steps, plan.total_steps, plan.runners * plan.envs, self.args.steps)
         # What acting draws depends on where the runner is, and not on how it came there.
         self.policy.algorithm.reseed(self.args.seed, self.rank, self.incarnation, self.vector_steps, "act")
-        fragment = self._sample(self._act)
+        fragment = self._sample(self._act, steps)
         self.policy.finish_fragment(fragment)
         return fragment
 
@@ -216,7 +221,7 @@ class GymRunner(Runner):
         self._begin_episodes(self.args.seed, self.rank, self.incarnation, "random")
         try:
             while sampled < env_steps:
-                fragment = self._sample(lambda obs: {"action": codec.random(random, shape)})
+                fragment = self._sample(lambda obs: {"action": codec.random(random, shape)}, self.args.steps)
                 sampled += count_env_steps(fragment)
                 yield fragment
         finally:
@@ -228,14 +233,14 @@ class GymRunner(Runner):
         self._memory.take(chosen)
         return chosen
 
-    def _sample(self, act: Callable[[Nested], dict[str, Array]]) -> Fragment:
+    def _sample(self, act: Callable[[Nested], dict[str, Array]], steps: int) -> Fragment:
         chosen: dict[str, Array] = {}
         ends: list[Any] = []
         finished: list[tuple[float, int]] = []
         steps_before, fresh, t = self.vector_steps, self._fresh, 0
         self._fresh = True  # Should this be interrupted, its steps are lost, and the next fragment continues nothing.
         try:
-            for t in range(self.args.steps):
+            for t in range(steps):
                 self._collect_one(t, act, chosen, ends, finished)
         except Exception as error:
             self._check_acted(chosen, t + 1)
@@ -245,8 +250,8 @@ class GymRunner(Runner):
             if t:
                 check_finite(self._fragment(t, chosen, ends, finished, fresh), env_id(self.args.env), steps_before)
             raise
-        self._check_acted(chosen, self.args.steps)
-        fragment = self._fragment(self.args.steps, chosen, ends, finished, fresh)
+        self._check_acted(chosen, steps)
+        fragment = self._fragment(steps, chosen, ends, finished, fresh)
         check_finite(fragment, env_id(self.args.env), steps_before)
         self._fresh = False
         return fragment

@@ -18,6 +18,7 @@ from wiserl.core.checkpoint import can_resume, open_checkpoint, point_to
 from wiserl.core.evaluation import run_episodes
 from wiserl.core.policy import Policy
 from wiserl.core.run_config import RunConfig
+from wiserl.ops.pacing import steps_of_round
 from wiserl.util.console import Console
 from wiserl.util.errors import Interrupted
 from wiserl.util.logging import MetricsWriter, read_metrics
@@ -103,6 +104,23 @@ class Monitor:
         self._stop_asked_at = None
         self._signals.orderly = True
 
+    def begin(self, longest: int) -> None:
+        """Show where the run stands, and what is waited for: the first round may take minutes.
+
+        Args:
+            longest: steps of each env in a fragment.
+        """
+        self._look()
+        run, done = self._run, self.status["env_steps"]
+        if done >= run.total_steps:
+            return
+        envs = run.runners * run.envs
+        steps = steps_of_round(done, run.total_steps, envs, longest)
+        in_round = envs if run.sync else run.envs
+        self._console.message(
+            f"sampling the first round of {steps * in_round:,} env steps ({steps:,} in each of {in_round:,} envs)"
+        )
+
     def poll(self) -> None:
         """Look at the learner, unless it was looked at a moment ago."""
         now = time.monotonic()
@@ -131,6 +149,8 @@ class Monitor:
             if event.kind == "metrics":
                 self._metrics.write(event.env_steps, event.content)
                 self._console.update(event.env_steps, event.content)
+            elif event.kind == "message":
+                self._console.message(event.content)
             elif event.kind == "warning":
                 self._console.warning(event.content)
             elif self._signals.received is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -26,6 +26,9 @@ from wiserl.ops.schedules import linear
 from wiserl.ops.tensors import to_tensors
 from wiserl.util.errors import InputError
 from wiserl.util.seeding import derive_seed
+
+PACE = ("learning_starts", "train_freq", "gradient_steps")
+"""Options that say how many updates env steps pay for."""
 
 BATCHES_AT_ONCE = 16
 """Batches that are drawn from replay in one go: drawing costs per call. With priorities, those of up to 15 updates before are
@@ -71,6 +74,7 @@ class OffPolicy(Algorithm):
 
     Attributes:
         replay: what is learned from.
+        pace_from: env steps and updates from which updates are counted against env steps: where a resumed run got another pace.
         generator: for what an update draws (`torch.randn(..., generator=...)`). It starts anew with each fragment, from a
             seed that depends on the number of updates alone, so that a resumed run draws the same.
     """
@@ -89,6 +93,7 @@ class OffPolicy(Algorithm):
                 there is a `dataset_share` of nothing.
         """
         super().__init__(sync, spec=spec, config=config, **others)
+        self.pace_from = (0, 0)
         if config.dataset_share and not config.dataset:
             raise InputError(
                 f"dataset_share={config.dataset_share} without a data set: name one by dataset, or leave it out"
@@ -188,9 +193,8 @@ class OffPolicy(Algorithm):
         """Store the fragment, then do as many updates as the env steps so far pay for."""
         config = self.config
         self.replay.add(fragment)
-        due = updates_due(
-            self.env_steps, self.updates, config.learning_starts, config.train_freq, config.gradient_steps
-        )
+        pace = (config.learning_starts, config.train_freq, config.gradient_steps)
+        due = updates_due(self.env_steps, self.updates, *pace, self.pace_from)
         if not due or not len(self.replay):
             return {}
         rate = self._learning_rate(fragment)
@@ -226,6 +230,30 @@ class OffPolicy(Algorithm):
             assert isinstance(self.replay, PrioritizedReplay | MixedReplay)
             self.replay.update_priorities(drawn["index"], torch.cat(errors).abs().cpu().numpy())
         return logs
+
+    def scheduled(self, progress: float) -> dict[str, float]:
+        values, config = super().scheduled(progress), self.config
+        return values | (
+            {"prioritized_beta": linear(config.prioritized_beta, 1.0, progress)} if config.prioritized else {}
+        )
+
+    def course(self) -> dict[str, Any]:
+        return {**super().course(), "pace_from": list(self.pace_from)}
+
+    def resume_course(self, course: Mapping[str, Any], config: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """As `Algorithm`. With another pace than that of the checkpoint, updates are counted from here."""
+        env_steps, updates = course.get("pace_from", (0, 0))
+        self.pace_from = (env_steps, updates)
+        changed = [
+            f"{name}={value} (was {before})"
+            for name in PACE
+            if (value := getattr(self.config, name)) != (before := config.get(name, value))
+        ]
+        if not changed:
+            return super().resume_course(course, config)
+        self.pace_from = (self.env_steps, self.updates)
+        told = f"{', '.join(changed)}: this counts from env step {self.env_steps:,} on, not for the steps before"
+        return [("message", told), *super().resume_course(course, config)]
 
     def replay_state(self) -> dict[str, Any]:
         return self.replay.state_dict()

@@ -15,7 +15,16 @@ from typing import Any, Literal
 import yaml
 
 from wiserl.agent import AlgoLike, algorithm_class, algorithm_name, algorithm_names
-from wiserl.core.config import Count, NonNegative, PositiveInt, convert, field_names, make_config, parse_value
+from wiserl.core.config import (
+    Count,
+    NonNegative,
+    PositiveInt,
+    convert,
+    defaults_with,
+    field_names,
+    make_config,
+    parse_value,
+)
 from wiserl.env.make import EnvLike, env_id
 from wiserl.util.errors import InputError, nearest
 
@@ -26,7 +35,7 @@ class RunConfig:
 
     algo: str
     env: Any  # EnvLike
-    total_steps: PositiveInt = 100_000  # env steps to train for
+    total_steps: PositiveInt = 100_000  # env steps to train for; the last round is cut to end there
     runners: PositiveInt = 1  # processes that sample
     envs: PositiveInt = 8  # per runner
     vector: Literal["auto", "native", "inline", "process"] = "auto"  # how a runner steps its envs; auto measures
@@ -131,8 +140,9 @@ def resolve(algo: AlgoLike, env: EnvLike, options: Mapping[str, Any], use_preset
                 raise InputError(
                     f"unknown option '{key}' for {name}: {nearest(key, names)}.{_where_to_look(key, name)}"
                 )
-    config: Any = make_config(config_class, hyper_values, name)
     run = make_config(RunConfig, {**run_values, "algo": name, "env": env}, "train")
+    in_round = run.envs * (run.runners if run.sync else 1)
+    config: Any = make_config(config_class, {**defaults_with(config_class, in_round), **hyper_values}, name)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", run.device):
         raise InputError(f"unknown device '{run.device}': expected auto, cpu, cuda or cuda:INDEX")
     return run, config

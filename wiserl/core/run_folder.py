@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wiserl.core.checkpoint import can_resume
+from wiserl.core.checkpoint import can_resume, open_checkpoint
 from wiserl.util.errors import InputError
 
-CONFIG = "config.json"
-_OURS = (CONFIG, f".{CONFIG}*", "metrics.csv", "events.out.tfevents.*", "checkpoints", "summary.json")
+CONFIG, SUMMARY = "config.json", "summary.json"
+_OURS = (CONFIG, f".{CONFIG}*", "metrics.csv", "events.out.tfevents.*", "checkpoints", SUMMARY)
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,20 @@ def claim(name: str, numbered: bool, config: Callable[[Path], dict[str, Any]]) -
     raise InputError(f"'{path}' holds a run already: go on with it by --resume {path}, or choose another --run-dir")
 
 
-def reopen(path: Path, config: dict[str, Any]) -> RunFolder:
-    """The folder of a run that goes on, with a new `config.json`.
+def finished(path: Path, total_steps: int) -> dict[str, Any] | None:
+    """What `summary.json` holds, if it tells of the last checkpoint and that has all these env steps; else None."""
+    try:
+        summary: dict[str, Any] = json.loads((path / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not can_resume(path):
+        return None
+    done = open_checkpoint(path, "last").manifest["env_steps"]
+    return summary if done >= total_steps and summary.get("env_steps") == done else None
+
+
+def reopen(path: Path, config: dict[str, Any], finished: bool = False) -> RunFolder:
+    """The folder of a run that goes on, with a new `config.json`, or as it is if there is nothing left to do.
 
     Raises:
         InputError: the run has another transform.
@@ -102,7 +114,8 @@ def reopen(path: Path, config: dict[str, Any]) -> RunFolder:
             "the transform it was begun with"
         )
     checkpoint = _last_checkpoint(path)
-    write_json(path / CONFIG, config)
+    if not finished:
+        write_json(path / CONFIG, config)
     return RunFolder(path, before, checkpoint)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from wiserl.agent import AlgoLike, algorithm_class, algorithm_name
 from wiserl.core.agent import Agent
-from wiserl.core.batch import Array, Fragment, Nested, check_fragment, concat_fragments, count_env_steps
+from wiserl.core.batch import Array, Fragment, Nested, check_fragment, concat_by_length, count_env_steps
 from wiserl.core.checkpoint import drop_replay, open_checkpoint, point_to, prune, save_checkpoint
 from wiserl.core.divergence import DivergenceWatch
 from wiserl.core.position import Continuation, Position, Track
@@ -48,11 +48,14 @@ class TrainPlan:
     max_inflight: int
     log_every: int
     resume: bool
+    saved_total_steps: int = 0  # of the run that is resumed; heeded where its checkpoint does not tell
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something the driver is told: `metrics` (a row), `evaluate` (a checkpoint's path) or `warning` (a sentence)."""
+    """Something the driver is told: `metrics` (a row), `evaluate` (a checkpoint's path), `message` or
+    `warning` (a line for the user).
+    """
 
     kind: str
     env_steps: int
@@ -99,6 +102,7 @@ class TrainingAgent(Agent):
     def _update_model(self, params: Any) -> None:
         self.algorithm._update_model(params["weights"])
         self.algorithm.env_steps, self.algorithm.updates = params["env_steps"], params["updates"]
+        self.algorithm.progress_from = params["progress_from"]
         self.stop, self.version = params["stop"], params["version"]
 
     # ---- on the learner ----
@@ -141,6 +145,7 @@ class TrainingAgent(Agent):
             "weights": self.algorithm.weights(),
             "env_steps": self.algorithm.env_steps,
             "updates": self.algorithm.updates,
+            "progress_from": self.algorithm.progress_from,
             "stop": self.stop,
             "version": self.version,
         }
@@ -170,9 +175,9 @@ class TrainingAgent(Agent):
         algorithm = self.algorithm
         steps = algorithm.env_steps + sum(map(count_env_steps, fragments))
         at_end = steps >= self.plan.total_steps
-        fragment = concat_fragments(fragments)
         algorithm.env_steps = steps
-        self._note(fragment, self._watch.update(fragment))
+        for fragment in concat_by_length(fragments):
+            self._note(fragment, self._watch.update(fragment))
         self.version += 1
         self.stop = self.stop or at_end or self._stop_asked
         self._sync_model()
@@ -343,6 +348,7 @@ class TrainingAgent(Agent):
             "warmed_up": self.warmed_up,
             "version": self.version,
             "positions": [track.state_dict() for track in self._tracks.values()],
+            "course": algorithm.course(),
         }
         state = {"algorithm": algorithm.learner_state(), "training": own}
         replay = algorithm.replay_state() if with_replay else None
@@ -379,6 +385,9 @@ class TrainingAgent(Agent):
         self._saved_at = algorithm.env_steps
         if own.get("warmed_up"):
             self.start_learning_at(own["warmed_up"])
+        course = {"total_steps": self.plan.saved_total_steps or self.plan.total_steps, **own.get("course", {})}
+        told = algorithm.resume_course(course, checkpoint.manifest["config"])
+        self._events += [Event(kind, algorithm.env_steps, line) for kind, line in told]
 
 
 def _after(steps: int, every: int) -> int:

@@ -1,9 +1,10 @@
-"""How many updates experience pays for: the replay ratio, independent of how fast anything runs; when targets move."""
+"""How many updates experience pays for, independent of how fast anything runs; when targets move; how long a round is."""
 
 from __future__ import annotations
 
 
-def updates_due(env_steps: int, updates: int, learning_starts: int, train_freq: int, gradient_steps: int) -> int:
+def updates_due(env_steps: int, updates: int, learning_starts: int, train_freq: int, gradient_steps: int,
+                since: tuple[int, int] = (0, 0)) -> int:  # fmt: skip
     """Updates to do now, so that `gradient_steps` have been done for each `train_freq` env steps since `learning_starts`.
 
     Args:
@@ -12,8 +13,10 @@ def updates_due(env_steps: int, updates: int, learning_starts: int, train_freq: 
         learning_starts: env steps before the first update.
         train_freq: env steps over all envs, not steps of the vector of envs.
         gradient_steps: updates per `train_freq` env steps.
+        since: env steps and updates at which this pace began. What another one paid for before that is not counted again.
     """
-    return max((env_steps - learning_starts) // train_freq * gradient_steps - updates, 0)
+    begun, done = since
+    return max((env_steps - max(learning_starts, begun)) // train_freq * gradient_steps - (updates - done), 0)
 
 
 def target_due(update: int, interval: int, train_freq: int, gradient_steps: int) -> bool:
@@ -30,3 +33,16 @@ def target_due(update: int, interval: int, train_freq: int, gradient_steps: int)
     """
     after, before = (number * train_freq // (gradient_steps * interval) for number in (update, update - 1))
     return after > before
+
+
+def steps_of_round(env_steps: int, total_steps: int, envs: int, longest: int) -> int:
+    """Steps of each env in the next fragment: the last round takes what is left, to a multiple of the number of envs.
+
+    Args:
+        env_steps: env steps learned from so far.
+        total_steps: env steps of the whole training.
+        envs: over all runners.
+        longest: steps of each env in any other fragment; also where nothing is left to be learned from.
+    """
+    left = total_steps - env_steps
+    return min(-(-left // envs), longest) if left > 0 else longest

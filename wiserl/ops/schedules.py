@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+
+def progress(env_steps: int, total_steps: int, since: tuple[int, float] = (0, 0.0)) -> float:
+    """Share of training done, 0 to 1.
+
+    Args:
+        env_steps: env steps done, over all runners.
+        total_steps: env steps of the whole training.
+        since: env steps and share at which a resumed training got this `total_steps`. The share that was left then is spread
+            over the steps that were left, so that no schedule goes back, and one that had ended stays at its end.
+    """
+    begun, share = since
+    if share >= 1.0 or env_steps >= total_steps:
+        return 1.0
+    return min(share + (1.0 - share) * ((env_steps - begun) / (total_steps - begun)), 1.0)
+
 
 def linear(start: float, end: float, progress: float, fraction: float = 1.0) -> float:
-    """From `start` to `end` over the first `fraction` of training, then `end`. `progress`: env steps done / all, 0 to 1."""
+    """From `start` to `end` over the first `fraction` of training, then `end`. `progress`: share of training done, 0 to 1."""
     if fraction <= 0:
         return end
     return start + (end - start) * min(progress / fraction, 1.0)
+
+
+def exploration(config: Any, progress: float) -> float:
+    """Epsilon by the options `exploration_initial_eps`, `exploration_final_eps` and `exploration_fraction`."""
+    return linear(config.exploration_initial_eps, config.exploration_final_eps, progress, config.exploration_fraction)
+
+
+def told_resumed(now: Mapping[str, float], end: Mapping[str, float]) -> str:
+    """How schedules go on, for a user: their values now and at the end, by name."""
+    ended = [f"{name} has ended and stays {end[name]:.3g}" for name in now if now[name] == end[name]]
+    going = [f"{name} goes on from {now[name]:.3g} to {end[name]:.3g}" for name in now if now[name] != end[name]]
+    return ", ".join(going + ended)
 
 
 def decayed(value: float, decay: str, progress: float, begun: float = 1.0) -> float:

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+FIRST_SECONDS = 2.0
 PLAIN_SECONDS = 5.0
 LIVE_SECONDS = 0.5
 
@@ -89,8 +90,8 @@ def _on_terminal(console: RichConsole) -> bool:
 class Console:
     """Progress of a training run; a context manager. It draws inside `update` only: a breakpoint is left in peace.
 
-    On a terminal the table is redrawn at most twice a second; elsewhere a plain line is printed at most every 5 s, and
-    the last state once more at the end.
+    On a terminal the table is redrawn at most twice a second; elsewhere a plain line is printed after 2 s, then at most every
+    5 s, and the last state once more at the end.
     """
 
     def __init__(self, total_steps: int, quiet: bool = False, json: bool = False) -> None:
@@ -107,6 +108,7 @@ class Console:
         self._err = RichConsole(file=sys.stderr, highlight=False, soft_wrap=True)
         self._first = (monotonic(), 0)
         self._drawn_at = self._first[0]
+        self._plain_seconds = FIRST_SECONDS
         self._env_steps = 0
         self._printed_steps = 0
         self._latest: dict[str, float] = {}
@@ -161,8 +163,8 @@ class Console:
             if now - self._drawn_at >= LIVE_SECONDS:
                 self._drawn_at = now
                 self._live.update(self._render(), refresh=True)
-        elif now - self._drawn_at >= PLAIN_SECONDS:
-            self._drawn_at = now
+        elif now - self._drawn_at >= self._plain_seconds:
+            self._drawn_at, self._plain_seconds = now, PLAIN_SECONDS
             self._print_line()
 
     def message(self, text: str) -> None:

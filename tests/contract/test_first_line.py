@@ -1,0 +1,33 @@
+"""A run shows what it does at once, however long its first round takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.contract.harness import GATED, tiny, train_command, wait_for
+
+
+@pytest.mark.parametrize("backend", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize(("sync", "steps", "envs"), [(True, 256, 4), (False, 128, 2)])
+def test_what_is_waited_for_is_shown_within_2_seconds_of_the_first_step(
+    backend: str, sync: bool, steps: int, envs: int, launch: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """The env stays in the midst of its first step: no runner reports anything."""
+    if backend == "ray":
+        request.getfixturevalue("cluster")
+    folder = tmp_path / "gate"
+    folder.mkdir()
+    (folder / "closed").touch()
+    options = tiny("ppo", total_steps=512, backend=backend, sync=sync, **{"env.folder": str(folder)})
+    arguments = train_command("ppo", GATED, tmp_path / "run", options)
+    arguments.remove("--quiet")
+    command = launch(*arguments)
+    wait_for(lambda: list(folder.glob("waiting-*")), "an env in the midst of its first step")
+    line = f"sampling the first round of {steps} env steps (64 in each of {envs} envs)"
+    wait_for(lambda: line in command.output, "the first line", seconds=2.0)
+    (folder / "closed").unlink()
+    assert command.finish() == 0, command.output
+    assert "512/512 steps (100%)" in command.output
