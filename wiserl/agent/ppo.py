@@ -20,8 +20,10 @@ from wiserl.core.algorithm import Algorithm, leading_axes
 from wiserl.core.batch import Array, Fragment, Nested, tree_map
 from wiserl.core.config import Fraction, NonNegative, PositiveFloat, PositiveInt
 from wiserl.net.acting import numpy_forward
-from wiserl.net.encoder import Encoder, is_image, orthogonal_
+from wiserl.net.choice import NetworkConfig, make_encoder
+from wiserl.net.encoder import orthogonal_
 from wiserl.net.heads import DiagonalGaussian, make_head
+from wiserl.net.images import is_image
 from wiserl.ops.minibatches import minibatches
 from wiserl.ops.normalize import ObservationNormalizer
 from wiserl.ops.optim import FlatAdam
@@ -31,7 +33,7 @@ from wiserl.ops.tensors import to_tensors
 
 
 @dataclass(frozen=True)
-class PPOConfig:
+class PPOConfig(NetworkConfig):
     """Hyper-parameters of PPO, named as in Stable-Baselines3 where it has them."""
 
     learning_rate: PositiveFloat = 3e-4  # Adam's step size at the start
@@ -69,7 +71,7 @@ class ActorCritic(nn.Module):
         config, space = agent.config, agent.spec.observation_space
         self.head = make_head(agent.spec.action_space, "ppo")
         self.normalizer = ObservationNormalizer(space) if config.normalize_observation else None
-        self.actor_encoder = Encoder(space, config.hidden_sizes, config.activation)
+        self.actor_encoder = make_encoder(space, config)
         self.critic_encoder = self.actor_encoder if is_image(space) else copy.deepcopy(self.actor_encoder)
         gaussian = isinstance(self.head, DiagonalGaussian)
         self.actor = nn.Linear(self.actor_encoder.size, self.head.num_outputs // (2 if gaussian else 1))
@@ -80,7 +82,7 @@ class ActorCritic(nn.Module):
                 orthogonal_(part, gain)
             orthogonal_(self.critic, 1.0)
         elif self.critic_encoder is not self.actor_encoder:
-            self.critic_encoder = Encoder(space, config.hidden_sizes, config.activation)  # not the actor's weights
+            self.critic_encoder = make_encoder(space, config)  # not the actor's weights
 
     def normalize(self, obs: Nested) -> Nested:
         """Observations as the networks want them."""

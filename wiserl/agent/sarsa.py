@@ -19,6 +19,7 @@ from wiserl.core.algorithm import Algorithm, leading_axes
 from wiserl.core.batch import Array, Fragment, Nested, tree_map
 from wiserl.core.config import Fraction, PositiveFloat, PositiveInt
 from wiserl.net.acting import epsilon_greedy, numpy_forward
+from wiserl.net.choice import NetworkConfig
 from wiserl.net.q_network import QNetwork
 from wiserl.ops.minibatches import minibatches
 from wiserl.ops.optim import FlatAdam
@@ -29,7 +30,7 @@ from wiserl.util.errors import InputError
 
 
 @dataclass(frozen=True)
-class SARSAConfig:
+class SARSAConfig(NetworkConfig):
     """Hyper-parameters of SARSA, named as those of PPO and DQN. Steps are env steps over all envs, except `n_steps`."""
 
     learning_rate: PositiveFloat = 1e-3  # Adam's step size at the start
@@ -107,7 +108,8 @@ class SARSA(Algorithm):
                 "ppo does Box, MultiDiscrete and MultiBinary; ddpg, td3 and sac do Box"
             )
         self.num_actions = int(self.spec.action_space.n)
-        return QNetwork(self.spec, self.config.hidden_sizes, self.config.activation, dueling=False, sigma0=None)
+        config = self.config
+        return QNetwork(self.spec, config.hidden_sizes, config.activation, dueling=False, sigma0=None, net=config.net)
 
     @classmethod
     def steps_per_fragment(cls, config: SARSAConfig, sync: bool, runners: int, envs: int) -> int:

@@ -17,6 +17,7 @@ import yaml
 from wiserl.agent import AlgoLike, algorithm_class, algorithm_name, algorithm_names, preset_name
 from wiserl.core.config import Count, NonNegative, PositiveInt, convert, field_names, make_config, parse_value
 from wiserl.env.make import EnvLike, env_id
+from wiserl.net.choice import NetworkConfig, with_net
 from wiserl.util.errors import InputError, nearest
 
 
@@ -52,7 +53,8 @@ class RunConfig:
 RUN_OPTIONS = tuple(name for name in field_names(RunConfig) if name not in ("algo", "env", "env_kwargs"))
 
 
-_KEPT = ("envs", "runners", "seed", "sync", "vector", "dataset", "dataset_share")  # what a resumed run cannot change
+# What a resumed run cannot change.
+_KEPT = ("envs", "runners", "seed", "sync", "vector", "dataset", "dataset_share", "net", "cell", "memory_units")
 
 
 @functools.cache
@@ -89,7 +91,8 @@ def resolve(algo: AlgoLike, env: EnvLike, options: Mapping[str, Any], use_preset
     Args:
         algo: name of an algorithm, `module:Class` of a user's own, or the class.
         env: what `make_env` takes.
-        options: run options and hyper-parameters by name; `env.KEY` (or `env_kwargs`) goes to the env. None: not given.
+        options: run options and hyper-parameters by name; `env.KEY` (or `env_kwargs`) goes to the env, and `network` is `net`.
+            None: not given.
         use_preset: start from the preset of this algorithm and env, where there is one.
 
     Raises:
@@ -100,7 +103,7 @@ def resolve(algo: AlgoLike, env: EnvLike, options: Mapping[str, Any], use_preset
     preset = presets().get(preset_name(algo), {}).get(env_id(env), {}) if use_preset else {}
     run_values: dict[str, Any] = {"env_kwargs": {}}
     hyper_values: dict[str, Any] = {}
-    for source in (preset, options):
+    for source in (preset, with_net(options) if issubclass(config_class, NetworkConfig) else options):
         for key, value in source.items():
             if value is None and (key in RUN_OPTIONS or key == "env_kwargs"):
                 continue
@@ -159,8 +162,10 @@ def run_options_of(folder: Path, changes: Mapping[str, Any]) -> tuple[str, Any, 
         raise InputError(f"'{path}' is corrupt: {error}") from None
     options = {**saved["run"], **saved["hyperparameters"]}
     algo, env = options.pop("algo"), options.pop("env")
+    if "net" in options:
+        changes = with_net(changes)
     for key, value in changes.items():
-        fixed = key in _KEPT and key in options and convert_like(options.get(key), value) != options.get(key)
+        fixed = key in _KEPT and key in options and _differs(options[key], value)
         if value is not None and fixed:
             raise InputError(
                 f"--resume with {key}={value}: the run in '{folder}' has {key}={options[key]}; train anew to change it"
@@ -174,6 +179,12 @@ def run_options_of(folder: Path, changes: Mapping[str, Any]) -> tuple[str, Any, 
 def convert_like(example: Any, value: Any) -> Any:
     """`value` as the type of `example`, for comparison."""
     return convert(value, type(example), "value", "resume") if value is not None else value
+
+
+def _differs(saved: Any, value: Any) -> bool:
+    if isinstance(saved, list) or isinstance(value, list):  # layers, or a name where there were layers
+        return bool(value != saved)
+    return bool(convert_like(saved, value) != saved)
 
 
 def with_defaults(run: RunConfig, steps_per_round: int, device_options: tuple[str, float]) -> RunConfig:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wiserl.core.batch import Array
-from wiserl.net.encoder import Encoder
+from wiserl.net.encoder import Encoder, Features
 
 _ACTIVATIONS: dict[Callable[[Tensor], Tensor], Callable[..., Array]] = {
     torch.tanh: np.tanh,
@@ -17,7 +17,7 @@ _ACTIVATIONS: dict[Callable[[Tensor], Tensor], Callable[..., Array]] = {
 }
 
 
-def numpy_forward(encoder: Encoder, head: nn.Linear) -> Callable[[Array], Array] | None:
+def numpy_forward(encoder: Features, head: nn.Linear) -> Callable[[Array], Array] | None:
     """`head(encoder(obs))` as a function of arrays `[N, ...]`, for vector observations, tanh or relu, on the CPU.
 
     It reads the modules' own memory, so it follows every change of their weights that is made in place.
@@ -25,6 +25,8 @@ def numpy_forward(encoder: Encoder, head: nn.Linear) -> Callable[[Array], Array]
     Returns:
         The function, giving `[N, outputs]` float32; None for networks it does not cover.
     """
+    if not isinstance(encoder, Encoder):
+        return None
     activation = _ACTIVATIONS.get(encoder.mlp.activation)
     if not encoder.is_vector or activation is None or head.weight.device.type != "cpu":
         return None
