@@ -212,6 +212,7 @@ def test_what_could_not_be_found_again_is_refused_at_once(given, message):
         ("tests.networks:no_module", VECTOR, "made Box.*expected an nn.Module"),
         ("tests.networks:too_narrow", VECTOR, r"fails on 3 observations.*float32 \[3, 3\].*expected features \[3, F\]"),
         ("tests.networks:without_features", IMAGE, r"gives torch.uint8 \[3, 40, 36, 3\].*expected features"),
+        ("tests.networks:Double", VECTOR, "has parameters of torch.float64: expected torch.float32"),
     ],
 )
 def test_an_own_network_that_is_none_is_refused(name, space, message):

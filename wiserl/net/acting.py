@@ -25,7 +25,7 @@ def numpy_forward(encoder: Features, head: nn.Linear) -> Callable[[Array], Array
     Returns:
         The function, giving `[N, outputs]` float32; None for networks it does not cover.
     """
-    if not isinstance(encoder, Encoder):
+    if type(encoder) is not Encoder:
         return None
     activation = _ACTIVATIONS.get(encoder.mlp.activation)
     if not encoder.is_vector or activation is None or head.weight.device.type != "cpu":

@@ -74,6 +74,11 @@ class OwnNetwork(Features):
             raise InputError(f"network '{name}' made {type(network).__name__} of {space}: expected an nn.Module")
         self.network = network
         self.size = self._try(space, name)
+        others = {str(parameter.dtype) for parameter in network.parameters()} - {"torch.float32"}
+        if others:
+            raise InputError(
+                f"network '{name}' has parameters of {', '.join(sorted(others))}: expected torch.float32, as the layers on top have"
+            )
 
     def _try(self, space: spaces.Space[Any], name: str) -> int:
         """The number of features, from an observation of zeros. Layers that find out their sizes do so here."""
