@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks import scores, speed
 from wiserl.agent import algorithm_class, algorithm_names
 from wiserl.core.run_config import RunConfig, presets
+from wiserl.net.layers import LAYERS
 from wiserl.util.describe import options, written
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,6 +80,8 @@ def sections(page: Path) -> dict[str, Callable[[], str | None]]:
         found["hyperparameters"] = lambda: field_table(algorithm_class(algo).config_class)
         found["presets"] = lambda: preset_table(algo)
         found["scores"] = lambda: score_table(lambda cell: cell.algo == algo)
+    elif page.stem == "networks":
+        found["layers"] = lambda: ", ".join(f"`{name}`" for name in LAYERS)
     elif page.stem == "custom-agent":
         found["scores"] = lambda: score_table(lambda cell: cell.algo == "ddpg (user's own)")
     elif page.stem == "hindsight":

@@ -10,7 +10,8 @@ from torch import nn
 
 from tests.fragments import random_obs
 from wiserl.net.acting import numpy_forward
-from wiserl.net.encoder import ACTIVATIONS, MLP, Encoder, NatureCNN, is_image, orthogonal_
+from wiserl.net.encoder import ACTIVATIONS, MLP, Encoder, orthogonal_
+from wiserl.net.images import NatureCNN, is_image
 from wiserl.ops.tensors import to_tensors
 from wiserl.util.errors import InputError
 

@@ -18,8 +18,8 @@ from wiserl.core.config import PositiveFloat
 from wiserl.core.off_policy_actor_critic import OffPolicyActorCritic, OffPolicyActorCriticConfig
 from wiserl.env.spaces import EnvSpec, bounded_action_size
 from wiserl.net.acting import Plain
+from wiserl.net.choice import make_encoder
 from wiserl.net.critic import Critics
-from wiserl.net.encoder import Encoder
 from wiserl.ops.losses import weighted_mean
 from wiserl.ops.optim import TrainedNetwork
 
@@ -37,7 +37,7 @@ class Actor(nn.Module):
 
     def __init__(self, spec: EnvSpec, config: DDPGConfig, size: int) -> None:
         super().__init__()
-        self.encoder = Encoder(spec.observation_space, config.hidden_sizes, config.activation)
+        self.encoder = make_encoder(spec.observation_space, config)
         self.mean = nn.Linear(self.encoder.size, size)
 
     def plain(self) -> Plain:
@@ -95,7 +95,7 @@ class DDPG(OffPolicyActorCritic):
         config = self.config
         self.actor = TrainedNetwork(self.policy, self.flat, config.learning_rate, config.max_grad_norm)
         self.critics = self._trained_critics(
-            lambda: Critics(self.spec, self.num_critics, config.hidden_sizes, config.activation)
+            lambda: Critics(self.spec, self.num_critics, config.hidden_sizes, config.activation, config.net)
         )
         self._critic_loss = self._maybe_compiled(critic_loss)
         self._actor_loss = self._maybe_compiled(actor_loss)

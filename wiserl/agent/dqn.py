@@ -80,6 +80,7 @@ class DQNConfig(QLearningConfig):
         return self
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, value in self.__dict__.pop("_implied", {}).items():
             object.__setattr__(self, name, value)
         if not self.v_min < self.v_max:
@@ -162,7 +163,7 @@ class QLearning(OffPolicy):
         config = self.config
         return self._network(
             spec=self.spec, hidden_sizes=config.hidden_sizes, activation=config.activation, dueling=config.dueling,
-            sigma0=config.sigma0 if config.noisy else None,
+            sigma0=config.sigma0 if config.noisy else None, net=config.net,
         )  # fmt: skip
 
     def _start_learning(self) -> None:

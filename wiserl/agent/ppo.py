@@ -20,8 +20,10 @@ from wiserl.core.batch import Array, Fragment, Nested, tree_map
 from wiserl.core.config import Fraction, NonNegative, PositiveFloat, RoundSteps
 from wiserl.core.on_policy import OnPolicy, OnPolicyConfig
 from wiserl.net.acting import Plain
-from wiserl.net.encoder import Encoder, is_image, orthogonal_
+from wiserl.net.choice import make_encoder
+from wiserl.net.encoder import orthogonal_
 from wiserl.net.heads import DiagonalGaussian, make_head
+from wiserl.net.images import is_image
 from wiserl.ops.losses import weighted_mean
 from wiserl.ops.minibatches import minibatches
 from wiserl.ops.normalize import ObservationNormalizer
@@ -57,7 +59,7 @@ class ActorCritic(nn.Module):
         config, space = agent.config, agent.spec.observation_space
         self.head = make_head(agent.spec.action_space, "ppo")
         self.normalizer = ObservationNormalizer(space) if config.normalize_observation else None
-        self.actor_encoder = Encoder(space, config.hidden_sizes, config.activation)
+        self.actor_encoder = make_encoder(space, config)
         self.critic_encoder = self.actor_encoder if is_image(space) else copy.deepcopy(self.actor_encoder)
         gaussian = isinstance(self.head, DiagonalGaussian)
         self.actor = nn.Linear(self.actor_encoder.size, self.head.num_outputs // (2 if gaussian else 1))
@@ -68,7 +70,7 @@ class ActorCritic(nn.Module):
                 orthogonal_(part, gain)
             orthogonal_(self.critic, 1.0)
         elif self.critic_encoder is not self.actor_encoder:
-            self.critic_encoder = Encoder(space, config.hidden_sizes, config.activation)  # not the actor's weights
+            self.critic_encoder = make_encoder(space, config)  # not the actor's weights
 
     def plain(self) -> Plain | None:
         """What the policy comes down to without normaliser and learned deviation."""

@@ -21,8 +21,8 @@ from wiserl.core.config import NonNegative, PositiveFloat, PositiveInt
 from wiserl.core.off_policy_actor_critic import OffPolicyActorCritic, OffPolicyActorCriticConfig
 from wiserl.env.spaces import EnvSpec, bounded_action_size
 from wiserl.net.acting import Plain
+from wiserl.net.choice import make_encoder
 from wiserl.net.critic import Critics, DiscreteCritics
-from wiserl.net.encoder import Encoder
 from wiserl.net.heads import Categorical
 from wiserl.ops.losses import weighted_mean
 from wiserl.ops.optim import FlatAdam, flatten_parameters
@@ -46,7 +46,7 @@ class Actor(nn.Module):
 
     def __init__(self, spec: EnvSpec, config: SACConfig, num_outputs: int) -> None:
         super().__init__()
-        self.encoder = Encoder(spec.observation_space, config.hidden_sizes, config.activation)
+        self.encoder = make_encoder(spec.observation_space, config)
         self.head = nn.Linear(self.encoder.size, num_outputs)
 
     def plain(self) -> Plain:
@@ -162,7 +162,9 @@ class SAC(OffPolicyActorCritic):
         config, clip = self.config, self.config.max_grad_norm
         self.actor_optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, max_grad_norm=clip)
         kind: type[Critics | DiscreteCritics] = DiscreteCritics if self.discrete else Critics
-        self.critics = self._trained_critics(lambda: kind(self.spec, 2, config.hidden_sizes, config.activation))
+        self.critics = self._trained_critics(
+            lambda: kind(self.spec, 2, config.hidden_sizes, config.activation, config.net)
+        )
         self.temperature = Temperature(config.ent_coef_init).to(self.device)
         self.temperature_optimizer = FlatAdam(
             self.temperature, flatten_parameters(self.temperature), config.learning_rate

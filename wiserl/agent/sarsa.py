@@ -106,7 +106,8 @@ class SARSA(OnPolicy):
                 "ppo does Box, MultiDiscrete and MultiBinary; ddpg, td3 and sac do Box"
             )
         self.num_actions = int(self.spec.action_space.n)
-        return QNetwork(self.spec, self.config.hidden_sizes, self.config.activation, dueling=False, sigma0=None)
+        config = self.config
+        return QNetwork(self.spec, config.hidden_sizes, config.activation, dueling=False, sigma0=None, net=config.net)
 
     def _start_learning(self) -> None:
         config = self.config

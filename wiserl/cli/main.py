@@ -32,6 +32,9 @@ def cli() -> None:
 @click.option("--backend", metavar="NAME", help="auto (local for one runner, Ray for more), local or ray")
 @click.option("--device", metavar="NAME", help="of the learner: auto, cpu or cuda")
 @click.option("--sync/--no-sync", default=None, help="whether runners wait for every new set of weights")
+@click.option(
+    "--net", metavar="NET", help="auto, mlp, cnn, impala_cnn, rnn, cnn_rnn, lstm_cnn, FILE.json of layers, module:Class"
+)
 @click.option("--seed", metavar="S")
 @click.option("--run-dir", metavar="DIR", help="default: runs/ALGO-ENV-sSEED")
 @click.option("--resume", metavar="RUN_DIR", help="go on with a run from its last checkpoint")

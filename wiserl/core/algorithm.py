@@ -13,9 +13,11 @@ from wiserl.core.agent import Agent
 from wiserl.core.batch import Array, Fragment, Nested, count_env_steps
 from wiserl.env.spaces import EnvSpec
 from wiserl.net.acting import NumpyPolicy
+from wiserl.net.choice import NetworkConfig, is_recurrent
 from wiserl.ops.optim import flatten_parameters
 from wiserl.ops.schedules import decayed, progress, told_resumed
 from wiserl.ops.tensors import to_tensors
+from wiserl.util.errors import InputError
 from wiserl.util.seeding import derive_seed, restart, rng
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -38,6 +40,7 @@ class Algorithm(Agent):
 
     Attributes:
         title, spaces_line, supports: what `wiserl list algos` says: the method, its action spaces, what it can do besides.
+        recurrent: whether it can learn a network with memory.
         env_steps: env steps learned from so far, over all runners.
         updates: optimiser steps so far.
         progress_from: env steps and share of training from which `progress` counts: where a resumed run got another length.
@@ -49,6 +52,7 @@ class Algorithm(Agent):
     on_policy: ClassVar[bool]
     title: ClassVar[str]
     spaces_line: ClassVar[str]
+    recurrent: ClassVar[bool] = False
     supports: ClassVar[str] = "on-policy: each fragment is learned from, then dropped"
     ship_every = 1
     policy: nn.Module
@@ -63,6 +67,11 @@ class Algorithm(Agent):
         self.updates = 0
         self.progress_from = (0, 0.0)
         self.rng = rng(seed, "learner")
+        if isinstance(config, NetworkConfig) and is_recurrent(config.net) and not self.recurrent:
+            raise InputError(
+                f"{type(self).__name__.lower()} cannot learn net={config.net}, which has memory: use net=auto, mlp, cnn or impala_cnn "
+                "(frame stacking shows it the last few observations)"
+            )
         self.policy = self._initialised("weights", self._build)
         self._own_tensors()
 

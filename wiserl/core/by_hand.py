@@ -49,7 +49,7 @@ def by_hand(algo: AlgoLike, env: EnvLike, *, config: str | Path | Mapping[str, A
         config: a file or mapping of options; those given as keywords win.
         resume: a run folder to go on with, from its last checkpoint.
         transform: given each fragment before it is learned from.
-        options: run options, hyper-parameters, and `env_kwargs`.
+        options: run options, hyper-parameters, `env_kwargs` and `network`.
 
     Raises:
         InputError: something given is wrong, or more than one runner or another backend was asked for.

@@ -57,7 +57,8 @@ def train(algo: AlgoLike, env: EnvLike, *, config: str | Path | Mapping[str, Any
             learned from. It stays the same when the run is resumed.
         quiet: print warnings only.
         json_summary: print the summary as one line of JSON at the end.
-        options: run options (`total_steps`, `runners`, ...: `RunConfig`), hyper-parameters of the algorithm, and `env_kwargs`.
+        options: run options (`total_steps`, `runners`, ...: `RunConfig`), hyper-parameters of the algorithm, `env_kwargs`, and
+            `network`, a class or function of your own (docs/networks.md).
 
     Raises:
         InputError: something given is wrong; the message names the valid choice.

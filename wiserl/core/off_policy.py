@@ -21,6 +21,7 @@ from wiserl.core.batch import Fragment, tree_map
 from wiserl.core.config import Count, Fraction, PositiveFloat, PositiveInt
 from wiserl.env.goals import GoalReward, check_goals
 from wiserl.env.spaces import EnvSpec
+from wiserl.net.choice import NetworkConfig
 from wiserl.ops.pacing import updates_due
 from wiserl.ops.schedules import linear
 from wiserl.ops.tensors import to_tensors
@@ -37,7 +38,7 @@ not yet known (Horgan et al. 2018 learn from older ones); drawn one by one they 
 
 
 @dataclass(frozen=True)
-class OffPolicyConfig:
+class OffPolicyConfig(NetworkConfig):
     """Hyper-parameters of learning from replay, named as in Stable-Baselines3 where it has them (`n_step` is its `n_steps`,
     which is PPO's rollout). Steps are env steps.
     """

@@ -12,11 +12,12 @@ from torch import Tensor
 from wiserl.core.algorithm import Algorithm
 from wiserl.core.batch import Fragment
 from wiserl.core.config import Fraction, PositiveFloat, PositiveInt
+from wiserl.net.choice import NetworkConfig
 from wiserl.ops.optim import FlatAdam
 
 
 @dataclass(frozen=True)
-class OnPolicyConfig:
+class OnPolicyConfig(NetworkConfig):
     """Hyper-parameters of learning from rounds, named as in Stable-Baselines3 where it has them."""
 
     learning_rate: PositiveFloat = 3e-4  # Adam's step size at the start
@@ -26,8 +27,6 @@ class OnPolicyConfig:
     batch_size: PositiveInt = 64  # rows per minibatch
     n_epochs: PositiveInt = 10  # passes over a round's data
     max_grad_norm: PositiveFloat = 0.5  # bound on the gradient's L2 norm; inf: none
-    hidden_sizes: tuple[PositiveInt, ...] = (64, 64)  # widths of each network (on top of a CNN: none)
-    activation: Literal["tanh", "relu", "elu", "gelu", "silu"] = "tanh"  # after each hidden layer
     max_policy_lag: PositiveInt | None = (
         None  # async: drop fragments older than this many weight versions per runner; none: learn from all
     )

@@ -26,6 +26,7 @@ from wiserl.core.config import (
     parse_value,
 )
 from wiserl.env.make import EnvLike, env_id
+from wiserl.net.choice import NetworkConfig, with_net
 from wiserl.util.errors import InputError, nearest
 
 
@@ -64,7 +65,19 @@ RUN_OPTIONS = tuple(name for name in field_names(RunConfig) if name not in ("alg
 _GONE = ("reset_at_checkpoint",)  # options of earlier versions, which saved runs still name
 
 # What a resumed run cannot change.
-_KEPT = ("envs", "runners", "seed", "sync", "vector", "preset", "dataset", "dataset_share")
+_KEPT = (
+    "envs",
+    "runners",
+    "seed",
+    "sync",
+    "vector",
+    "preset",
+    "dataset",
+    "dataset_share",
+    "net",
+    "cell",
+    "memory_units",
+)
 
 
 @functools.cache
@@ -108,7 +121,8 @@ def resolve(algo: AlgoLike, env: EnvLike, options: Mapping[str, Any], use_preset
     Args:
         algo: name of an algorithm, `module:Class` of a user's own, or the class.
         env: what `make_env` takes.
-        options: run options and hyper-parameters by name; `env.KEY` (or `env_kwargs`) goes to the env. None: not given.
+        options: run options and hyper-parameters by name; `env.KEY` (or `env_kwargs`) goes to the env, and `network` is `net`.
+            None: not given.
         use_preset: start from the preset of this algorithm and env, where there is one and the option `preset` is not off.
 
     Raises:
@@ -121,7 +135,7 @@ def resolve(algo: AlgoLike, env: EnvLike, options: Mapping[str, Any], use_preset
     preset = preset_for(algo, env) if use_preset else {}
     run_values: dict[str, Any] = {"env_kwargs": {}}
     hyper_values: dict[str, Any] = {}
-    for source in (preset, options):
+    for source in (preset, with_net(options) if issubclass(config_class, NetworkConfig) else options):
         for key, value in source.items():
             if value is None and (key in RUN_OPTIONS or key == "env_kwargs"):
                 continue
@@ -183,8 +197,10 @@ def run_options_of(folder: Path, changes: Mapping[str, Any]) -> tuple[str, Any, 
     for name in _GONE:
         options.pop(name, None)
     algo, env = options.pop("algo"), options.pop("env")
+    if "net" in options:
+        changes = with_net(changes)
     for key, value in changes.items():
-        fixed = key in _KEPT and key in options and convert_like(options.get(key), value) != options.get(key)
+        fixed = key in _KEPT and key in options and _differs(options[key], value)
         if value is not None and fixed:
             raise InputError(
                 f"--resume with {key}={value}: the run in '{folder}' has {key}={options[key]}; train anew to change it"
@@ -198,6 +214,12 @@ def run_options_of(folder: Path, changes: Mapping[str, Any]) -> tuple[str, Any, 
 def convert_like(example: Any, value: Any) -> Any:
     """`value` as the type of `example`, for comparison."""
     return convert(value, type(example), "value", "resume") if value is not None else value
+
+
+def _differs(saved: Any, value: Any) -> bool:
+    if isinstance(saved, list) or isinstance(value, list):  # layers, or a name where there were layers
+        return bool(value != saved)
+    return bool(convert_like(saved, value) != saved)
 
 
 def with_defaults(run: RunConfig, steps_per_round: int, device_options: tuple[str, float]) -> RunConfig:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wiserl.core.batch import Array
-from wiserl.net.encoder import MLP, Encoder, Flat
+from wiserl.net.encoder import MLP, Encoder, Features, Flat
 
 _ACTIVATIONS: dict[Callable[[Tensor], Tensor], Callable[..., Array]] = {
     torch.tanh: np.tanh,
@@ -29,7 +29,7 @@ class Plain:
     A class of networks says so once, by a method `plain()` that returns this, or None where more is in the way.
     """
 
-    encoder: Encoder
+    encoder: Features
     head: nn.Linear
     then: Callable[[Array], Array] | None = None
 
@@ -42,6 +42,7 @@ class NumpyPolicy:
     """
 
     def __init__(self, forward: Callable[[Array], Array], plain: Plain, modules: Iterable[nn.Module]) -> None:
+        assert isinstance(plain.encoder, Encoder)
         self._forward, self._then = forward, plain.then
         self._mlp, self._activation = plain.encoder.mlp, plain.encoder.mlp.activation
         modules = list(modules)
@@ -61,7 +62,7 @@ class NumpyPolicy:
             return None
         plain: Plain | None = network.plain()  # type: ignore[operator]
         forward = None if plain is None else numpy_forward(plain.encoder, plain.head)
-        if plain is None or forward is None:
+        if plain is None or forward is None or not isinstance(plain.encoder, Encoder):
             return None
         return cls(forward, plain, (network, *plain.encoder.modules(), plain.head))
 
@@ -86,7 +87,7 @@ def _is_patched(module: nn.Module) -> bool:
     return any(callable(getattr(type(module), name, None)) for name in vars(module))
 
 
-def numpy_forward(encoder: Encoder, head: nn.Linear) -> Callable[[Array], Array] | None:
+def numpy_forward(encoder: Features, head: nn.Linear) -> Callable[[Array], Array] | None:
     """`head(encoder(obs))` as a function of arrays `[N, ...]`, for vector observations, tanh or relu, on the CPU.
 
     It reads the modules' own memory, so it follows every change of their weights that is made in place.
@@ -95,6 +96,8 @@ def numpy_forward(encoder: Encoder, head: nn.Linear) -> Callable[[Array], Array]
         The function, giving `[N, outputs]` float32; None for networks it does not cover: also where a part is of a class of
         its own, or has a hook.
     """
+    if not isinstance(encoder, Encoder):
+        return None
     parts = (*encoder.modules(), head)
     if any(type(part) not in _KNOWN or _is_patched(part) for part in parts):
         return None

@@ -11,17 +11,27 @@ from torch import Tensor, nn
 
 from wiserl.core.batch import Nested
 from wiserl.env.spaces import EnvSpec
-from wiserl.net.encoder import MLP, Encoder
+from wiserl.net.choice import Activation, Net, NetworkConfig, make_encoder
+from wiserl.net.encoder import MLP
 
 
 class _Ensemble(nn.Module):
     """`count` MLPs with a linear head each, on the features of an observation and `more` numbers beside them."""
 
     def __init__(
-        self, spec: EnvSpec, count: int, hidden_sizes: Sequence[int], activation: str, more: int, outputs: int
+        self,
+        spec: EnvSpec,
+        count: int,
+        hidden_sizes: Sequence[int],
+        activation: Activation,
+        net: Net,
+        more: int,
+        outputs: int,
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(spec.observation_space, (), activation)
+        # What an MLP does, the MLPs below do; the activation is that of the entries of a Dict or Tuple.
+        config = NetworkConfig(net, hidden_sizes=(), activation=activation)
+        self.encoder = make_encoder(spec.observation_space, config)
         mlps = [MLP([self.encoder.size + more, *hidden_sizes], activation) for _ in range(count)]
         self.mlps: Iterable[MLP] = nn.ModuleList(mlps)  # type: ignore[assignment]  # it is one, of MLPs
         self.heads = nn.ModuleList(nn.Linear(mlp.size, outputs) for mlp in mlps)
@@ -32,17 +42,20 @@ class _Ensemble(nn.Module):
 
 
 class Critics(_Ensemble):
-    """`count` independent Q-functions; an image's or a Dict's encoder is shared between them, as in Stable-Baselines3.
+    """`count` independent Q-functions; whatever encodes observations but for an MLP is shared between them, as the CNN of
+    Stable-Baselines3 is.
 
     Args:
         spec: of the env, whose actions are Box.
         count: how many.
         hidden_sizes: widths of each one's MLP, on the features of the observation and the action side by side.
         activation: a key of `net.encoder.ACTIVATIONS`.
+        net: which network encodes observations, as in `NetworkConfig`.
     """
 
-    def __init__(self, spec: EnvSpec, count: int, hidden_sizes: Sequence[int], activation: str) -> None:
-        super().__init__(spec, count, hidden_sizes, activation, math.prod(spec.action_space.shape or ()), 1)
+    def __init__(self, spec: EnvSpec, count: int, hidden_sizes: Sequence[int], activation: Activation,
+                 net: Net = "auto") -> None:  # fmt: skip
+        super().__init__(spec, count, hidden_sizes, activation, net, math.prod(spec.action_space.shape or ()), 1)
 
     def forward(self, obs: Nested, action: Tensor) -> Tensor:
         """Values `[N, count]` of actions `[N, ...]`."""
@@ -60,9 +73,10 @@ class Critics(_Ensemble):
 class DiscreteCritics(_Ensemble):
     """As `Critics`, for Discrete actions: each Q-function has a value for every action."""
 
-    def __init__(self, spec: EnvSpec, count: int, hidden_sizes: Sequence[int], activation: str) -> None:
+    def __init__(self, spec: EnvSpec, count: int, hidden_sizes: Sequence[int], activation: Activation,
+                 net: Net = "auto") -> None:  # fmt: skip
         assert isinstance(spec.action_space, spaces.Discrete)
-        super().__init__(spec, count, hidden_sizes, activation, 0, int(spec.action_space.n))
+        super().__init__(spec, count, hidden_sizes, activation, net, 0, int(spec.action_space.n))
 
     def forward(self, obs: Nested) -> Tensor:
         """Values `[N, n, count]`."""

@@ -1,7 +1,7 @@
 """Encoders: from an observation of any supported space to a feature vector.
 
 Box vectors go through an MLP, images through a CNN, Discrete entries through a one-hot code and an MLP; a Dict or Tuple has
-an encoder per entry (a CNN for an image, a layer for all else), joined, and an MLP on top.
+an encoder per entry (a CNN for an image, a layer for all else), joined, and an MLP on top. `net.choice` has the other kinds.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar, TypeAlias
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's usual name)
 from gymnasium import spaces
@@ -20,7 +19,10 @@ from torch import Tensor, nn
 from wiserl.core.batch import Nested
 from wiserl.env.spaces import child_spaces
 from wiserl.net.dense import dense
+from wiserl.net.images import ImageInput, NatureCNN, is_image
 from wiserl.util.errors import InputError
+
+MakeImageNetwork: TypeAlias = Callable[[spaces.Box], nn.Module]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
@@ -29,6 +31,20 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "silu": F.silu,
 }
+
+
+class Features(nn.Module):
+    """What gives features `[N, size]` from observations with leading axis N.
+
+    Attributes:
+        size: how many features.
+        memory_size: numbers that it remembers of each row from step to step; 0: none.
+        keeps_weights: whether the weights it was made with are to stay: `orthogonal_` leaves them alone.
+    """
+
+    size: int
+    memory_size: int = 0
+    keeps_weights: ClassVar[bool] = False
 
 
 class MLP(nn.Module):
@@ -57,69 +73,13 @@ class MLP(nn.Module):
 
 def orthogonal_(module: nn.Module, gain: float = math.sqrt(2)) -> None:
     """Orthogonal weights and zero biases for every linear and convolutional layer (Saxe et al. 2014)."""
+    if isinstance(module, Features) and module.keeps_weights:
+        return
     for layer in module.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
             nn.init.orthogonal_(layer.weight, gain)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-
-
-def is_image(space: spaces.Space[object]) -> bool:
-    """Whether a space is a Box of three axes, one of them (first or last) the channels; or, if it has pixels up to 255 of uint8,
-    of two axes (one channel, at least 8 pixels wide and high: no board) or four (a stack of images).
-    """
-    if not isinstance(space, spaces.Box):
-        return False
-    pixels = space.dtype == np.uint8 and bool((space.high == 255).all())
-    axes = len(space.shape)
-    return axes == 3 or (pixels and (axes == 4 or (axes == 2 and min(space.shape) >= 8)))
-
-
-class NatureCNN(nn.Module):
-    """The convolutions of Mnih et al. 2015 and a linear layer to 512 features; uint8 pixels are divided by 255.
-
-    Images below 36 pixels get 3×3 convolutions of stride 2 instead, below 8 none: every size works.
-    Channels are the smaller of the first and last axis. Input `[N, C, H, W]`, `[N, H, W, C]` or `[N, H, W]`; of a stack of k
-    images `[N, k, ...]`, whose channels are joined.
-    """
-
-    def __init__(self, space: spaces.Box, features: int = 512) -> None:
-        super().__init__()
-        shape = (1, *space.shape) if len(space.shape) == 2 else space.shape
-        self.channels_last = shape[-1] < shape[-3]
-        self.scale = 1.0 / 255.0 if space.dtype is not None and space.dtype.kind == "u" else 1.0
-        channels, height, width = (shape[-1], *shape[-3:-1]) if self.channels_last else shape[-3:]
-        channels *= math.prod(shape[:-3])
-        side = min(height, width)
-        if side >= 36:
-            layers = [(32, 8, 4), (64, 4, 2), (64, 3, 1)]
-        elif side >= 8:
-            layers = [(32, 3, 2), (64, 3, 2)]
-        else:
-            layers = []
-        modules: list[nn.Module] = []
-        for outputs, kernel, stride in layers:
-            modules += [nn.Conv2d(channels, outputs, kernel, stride), nn.ReLU()]
-            channels = outputs
-        self.convolutions = nn.Sequential(*modules, nn.Flatten())
-        with torch.no_grad():
-            flat = self.convolutions(
-                torch.zeros(1, *self._channels_first(torch.zeros(1, *space.shape)).shape[1:])
-            ).shape[1]
-        self.head = nn.Linear(flat, features)
-        self.size = features
-
-    def _channels_first(self, image: Tensor) -> Tensor:
-        """`[N, C, H, W]`."""
-        if image.ndim == 3:
-            return image.unsqueeze(1)
-        image = image.movedim(-1, -3) if self.channels_last else image
-        return image.flatten(1, 2) if image.ndim == 5 else image
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Features `[N, features]`."""
-        features = self.convolutions(self._channels_first(image).float() * self.scale)
-        return dense(features, [(self.head.weight, self.head.bias)], "relu")
 
 
 class _OneHot(nn.Module):
@@ -148,19 +108,43 @@ class Flat(nn.Module):
         return value.flatten(1).float() if value.ndim > 1 else value.unsqueeze(1).float()
 
 
-def _leaf(space: spaces.Space[object]) -> nn.Module:
-    if isinstance(space, spaces.Box):
-        return NatureCNN(space) if is_image(space) else Flat(int(math.prod(space.shape)))
+class FlatPixels(ImageInput):
+    """The pixels of an image side by side; those of uint8 are divided by 255."""
+
+    def __init__(self, space: spaces.Box) -> None:
+        super().__init__(space)
+        self.size = math.prod(self.shape)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.pixels(image).flatten(1)
+
+
+def one_hot_sizes(space: spaces.Space[object]) -> list[int] | None:
+    """Lengths of the one-hot codes of a Discrete or MultiDiscrete space, one after the other; None for others."""
     if isinstance(space, spaces.Discrete):
-        return _OneHot([int(space.n)])
-    if isinstance(space, spaces.MultiDiscrete):
-        return _OneHot([int(n) for n in space.nvec.reshape(-1)])
-    if isinstance(space, spaces.MultiBinary):
+        return [int(space.n)]
+    return [int(n) for n in space.nvec.reshape(-1)] if isinstance(space, spaces.MultiDiscrete) else None
+
+
+def flat_leaf(space: spaces.Space[object]) -> nn.Module:
+    """The numbers of a leaf space side by side, `[N, size]` float32: one-hot codes where it is of choices.
+
+    Raises:
+        InputError: the space is not supported.
+    """
+    sizes = one_hot_sizes(space)
+    if sizes is not None:
+        return _OneHot(sizes)
+    if isinstance(space, spaces.Box | spaces.MultiBinary):
         return Flat(int(math.prod(space.shape)))
     raise InputError(
         f"observation space {type(space).__name__} is not supported; supported: Box, Discrete, MultiDiscrete, MultiBinary, "
         "Dict and Tuple of these. Wrap the env with a gymnasium ObservationWrapper"
     )
+
+
+def _leaf(space: spaces.Space[object], images: MakeImageNetwork) -> nn.Module:
+    return images(space) if isinstance(space, spaces.Box) and is_image(space) else flat_leaf(space)
 
 
 class _Layer(nn.Module):
@@ -179,43 +163,47 @@ class _Layer(nn.Module):
 class _Join(nn.Module):
     """An encoder per entry of a Dict or Tuple, their features side by side."""
 
-    def __init__(self, children: list[tuple[str, Any, spaces.Space[Any]]], width: int, activation: str) -> None:
+    def __init__(self, children: list[tuple[str, Any, spaces.Space[Any]]], width: int, activation: str,
+                 images: MakeImageNetwork) -> None:  # fmt: skip
         super().__init__()
         # A list: torch refuses some names of entries ("type", "values", "arm.left") as names of modules.
         self.names = [name for name, _, _ in children]
-        entries = [self._entry(child, width, activation) for _, _, child in children]
+        entries = [self._entry(child, width, activation, images) for _, _, child in children]
         self.entries = nn.ModuleList(entries)
         self.size = sum(int(entry.size) for entry in entries)  # type: ignore[arg-type,misc]
 
     @staticmethod
-    def _entry(space: spaces.Space[Any], width: int, activation: str) -> nn.Module:
+    def _entry(space: spaces.Space[Any], width: int, activation: str, images: MakeImageNetwork) -> nn.Module:
         children = child_spaces(space)
         if children is not None:
-            return _Join(children, width, activation)
-        return _leaf(space) if is_image(space) else _Layer(_leaf(space), width, activation)
+            return _Join(children, width, activation, images)
+        entry = _leaf(space, images)
+        return entry if is_image(space) and images is not FlatPixels else _Layer(entry, width, activation)
 
     def forward(self, obs: dict[str, Nested]) -> Tensor:
         return torch.cat([entry(obs[name]) for name, entry in zip(self.names, self.entries, strict=True)], 1)
 
 
-class Encoder(nn.Module):
-    """Features of an observation. `size` is their number.
+class Encoder(Features):
+    """Features of an observation, by an MLP, and networks for the images in it.
 
     Args:
         space: observation space of one agent.
         hidden_sizes: widths of the MLP on top; an image alone has none (its CNN ends in 512 features). The first is also the
             width of the layer that each flat entry of a Dict or Tuple has of its own.
         activation: a key of `ACTIVATIONS`.
+        images: makes the network of an image; `FlatPixels`: images have none, and are entries as others are.
     """
 
-    def __init__(self, space: spaces.Space[object], hidden_sizes: Sequence[int], activation: str) -> None:
+    def __init__(self, space: spaces.Space[object], hidden_sizes: Sequence[int], activation: str,
+                 images: MakeImageNetwork = NatureCNN) -> None:  # fmt: skip
         super().__init__()
         children = child_spaces(space)
         width = hidden_sizes[0] if hidden_sizes else 64
-        self.entry = _leaf(space) if children is None else _Join(children, width, activation)
+        self.entry = _leaf(space, images) if children is None else _Join(children, width, activation, images)
         self.is_vector = isinstance(self.entry, Flat)
         flat = int(self.entry.size)  # type: ignore[arg-type]
-        self.mlp = MLP([flat, *([] if is_image(space) else hidden_sizes)], activation)
+        self.mlp = MLP([flat, *([] if is_image(space) and images is not FlatPixels else hidden_sizes)], activation)
         self.size = self.mlp.size
 
     def forward(self, obs: Nested) -> Tensor:

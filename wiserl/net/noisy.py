@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the field's usual name)
 from torch import Tensor, nn
 
+from wiserl.util.errors import InputError
+
 
 class NoisyLinear(nn.Module):
     """A linear layer with factorised Gaussian noise (Fortunato et al. 2018, equations 9 to 11).
@@ -59,6 +61,10 @@ def make_noisy(module: nn.Module, sigma0: float) -> None:
     """Turn every linear layer inside `module` into a noisy one. Convolutions stay as they are."""
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
+            if child.bias is None:
+                raise InputError(
+                    f"noisy=true with a linear layer without bias ({child}): its noise has no place; give the layer a bias"
+                )
             setattr(module, name, NoisyLinear(child, sigma0))
         else:
             make_noisy(child, sigma0)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from wiserl.core.batch import Nested
 from wiserl.env.spaces import EnvSpec
 from wiserl.net.acting import Plain
-from wiserl.net.encoder import Encoder
+from wiserl.net.choice import Activation, Net, NetworkConfig, make_encoder
 from wiserl.net.noisy import make_noisy
 
 
@@ -25,14 +25,17 @@ class QNetwork(nn.Module):
         dueling: streams for the state's value and the actions' advantages (Wang et al. 2016, equation 9), each with K outputs.
         sigma0: initial scale of the noise on the weights of all linear layers; None: they have none.
         outputs: K, numbers for each action.
+        net: which network encodes observations, as in `NetworkConfig`.
     """
 
-    def __init__(self, spec: EnvSpec, hidden_sizes: Sequence[int], activation: str, dueling: bool,
-                 sigma0: float | None, outputs: int = 1) -> None:  # fmt: skip
+    def __init__(self, spec: EnvSpec, hidden_sizes: Sequence[int], activation: Activation, dueling: bool,
+                 sigma0: float | None, outputs: int = 1, net: Net = "auto") -> None:  # fmt: skip
         super().__init__()
         assert isinstance(spec.action_space, spaces.Discrete)
         self.shape = (-1, int(spec.action_space.n), outputs)
-        self.encoder = Encoder(spec.observation_space, hidden_sizes, activation)
+        self.encoder = make_encoder(
+            spec.observation_space, NetworkConfig(net, hidden_sizes=tuple(hidden_sizes), activation=activation)
+        )
         self.advantage = nn.Linear(self.encoder.size, self.shape[1] * outputs)
         self.value = nn.Linear(self.encoder.size, outputs) if dueling else None
         if sigma0 is not None:
@@ -69,9 +72,9 @@ class CategoricalNetwork(QNetwork):
 
     support: Tensor
 
-    def __init__(self, spec: EnvSpec, hidden_sizes: Sequence[int], activation: str, dueling: bool,
-                 sigma0: float | None, outputs: int, v_min: float, v_max: float) -> None:  # fmt: skip
-        super().__init__(spec, hidden_sizes, activation, dueling, sigma0, outputs)
+    def __init__(self, spec: EnvSpec, hidden_sizes: Sequence[int], activation: Activation, dueling: bool,
+                 sigma0: float | None, outputs: int, v_min: float, v_max: float, net: Net = "auto") -> None:  # fmt: skip
+        super().__init__(spec, hidden_sizes, activation, dueling, sigma0, outputs, net)
         self.register_buffer("support", torch.linspace(v_min, v_max, outputs), persistent=False)
 
     def values(self, outputs: Tensor) -> Tensor:

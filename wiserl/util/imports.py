@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
@@ -17,3 +18,13 @@ def import_module(name: str) -> ModuleType:
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # As `python -m` has it; a console script such as `wiserl` does not.
     return importlib.import_module(name)
+
+
+def import_object(name: str) -> object:
+    """What `module:path.to.it` names.
+
+    Raises:
+        ModuleNotFoundError, ValueError, AttributeError: there is no such module, or it has no such thing.
+    """
+    module, _, path = name.partition(":")
+    return functools.reduce(getattr, path.split("."), import_module(module))
