@@ -33,7 +33,8 @@ def check_token(address: str) -> None:
     settings += ["RAY_AUTH_TOKEN to the cluster's"] if shows or not token else []
     shown = "does not take the one found here" if shows and token else "is shown none"
     raise InputError(
-        f"the Ray cluster at {address} asks for a token, and {shown}: set {' and '.join(settings)} (`ray get-auth-token` prints it on a machine that "
+        f"the Ray cluster at {address} asks for a token, and {shown}: set {' and '.join(settings)} (`ray get-auth-token` "
+        "prints it on a machine that "
         "has it; RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token may hold it as well)"
     )
 
