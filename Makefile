@@ -10,7 +10,7 @@ help:
 	@echo "make install    .venv with wiserl and what its tests need (again: nothing to do)"
 	@echo "make demo       train PPO on CartPole-v1 with two Ray runners, draw the curve"
 	@echo "make test       all tests but the slow ones"
-	@echo "make lint       ruff, format check, mypy --strict"
+	@echo "make lint       ruff, format check, mypy --strict, the order of imports"
 	@echo "make benchmark  speed and scores beside Stable-Baselines3 and RLlib"
 	@echo "make clean      remove .venv and caches"
 
@@ -40,6 +40,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict wiserl
+	$(BIN)/lint-imports
 
 benchmark: .venv/.benchmark
 	$(BIN)/python -m benchmarks.speed
@@ -47,4 +48,4 @@ benchmark: .venv/.benchmark
 	$(BIN)/python -m benchmarks.scores
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

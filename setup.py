@@ -20,6 +20,7 @@ EXTRAS = {
         "hypothesis>=6.100",
         "mypy>=1.11",
         "ruff>=0.6",
+        "import-linter>=2.6",
         "types-PyYAML",
         "psutil>=5.9",
         "stable-baselines3>=2.7",  # updates are held against its own

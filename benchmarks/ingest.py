@@ -59,8 +59,8 @@ def replay(seconds: float, num_steps: int, num_envs: int, seed: int) -> dict[str
     Returns:
         `transitions_per_second`, and the `transitions` fed.
     """
-    from wiserl.buffer.replay import Replay
     from wiserl.core.batch import check_finite, check_fragment
+    from wiserl.replay.uniform import Replay
 
     fragments = record(num_steps, num_envs, 16, seed)
     buffer = Replay(1_000_000, num_envs, seed)

@@ -21,12 +21,12 @@ from gymnasium import spaces
 from benchmarks.process import CaseFailed, exit_on_terminate, measure
 from benchmarks.report import figure, judge, machine, number, versions
 from benchmarks.settings import Promise
+from wiserl.agent.base.off_policy import BATCHES_AT_ONCE
 from wiserl.agent.dqn import DQN, DQNConfig
-from wiserl.buffer.prioritized import PrioritizedReplay
-from wiserl.buffer.replay import Replay
 from wiserl.core.batch import Fragment
-from wiserl.core.off_policy import BATCHES_AT_ONCE
-from wiserl.env.spaces import EnvSpec
+from wiserl.core.spec import EnvSpec
+from wiserl.replay.prioritized import PrioritizedReplay
+from wiserl.replay.uniform import Replay
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ENTRIES = 1_000_000

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.settings import EVAL_EPISODES
-from wiserl.core.run_config import RUN_OPTIONS, presets, resolve
+from wiserl.experiment.options import RUN_OPTIONS, presets, resolve
 
 ACTIVATIONS = {
     "tanh": torch.nn.Tanh,

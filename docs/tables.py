@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import scores, speed
-from wiserl.agent import algorithm_class, algorithm_names
-from wiserl.core.run_config import RunConfig, presets
+from wiserl.agent.catalogue import algorithm_class, algorithm_names
+from wiserl.cli.describe import options, written
+from wiserl.experiment.options import RunConfig, presets
 from wiserl.net.layers import LAYERS
-from wiserl.util.describe import options, written
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

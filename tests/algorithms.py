@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from wiserl.agent.base.algorithm import Algorithm
 from wiserl.agent.dqn import DQN, DQNConfig
-from wiserl.core.algorithm import Algorithm, leading_axes
 from wiserl.core.config import NonNegative, PositiveFloat
+from wiserl.core.tree import leading_axes
 from wiserl.ops.tensors import to_tensors
 
 

@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from wiserl.core.batch import Fragment, tree_leaves, tree_map
-from wiserl.env.spaces import ActionCodec, EnvSpec, observation_zeros
+from wiserl.core.actions import ActionCodec
+from wiserl.core.batch import Fragment
+from wiserl.core.spaces import observation_zeros
+from wiserl.core.spec import EnvSpec
+from wiserl.core.tree import tree_leaves, tree_map
 
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 DISCRETE = spaces.Discrete(4)

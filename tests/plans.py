@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wiserl.agent import algorithm_class
+from wiserl.agent.catalogue import algorithm_class
 from wiserl.core.config import make_config, to_plain
-from wiserl.core.gym_runner import GymRunner, GymRunnerArgs
-from wiserl.core.registry import WiseRL
-from wiserl.core.training import TrainingAgent, TrainPlan
-from wiserl.dist.backend import RunnerGroup
 from wiserl.env.make import EnvLike, make_env
-from wiserl.env.multi_agent import read_spec
+from wiserl.env.rows import read_spec
+from wiserl.training.gym_runner import GymRunner, GymRunnerArgs
+from wiserl.training.plan import TrainPlan
+from wiserl.training.training_agent import TrainingAgent
+from wiserl.transport.backend import RunnerGroup
+from wiserl.transport.registry import WiseRL
 
 SMALL_REPLAY = {"learning_starts": 8, "buffer_size": 200, "batch_size": 8, "hidden_sizes": (8,)}
 SMALL = {

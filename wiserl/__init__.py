@@ -8,25 +8,25 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from wiserl.util.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from wiserl.core.agent import Agent
-    from wiserl.core.by_hand import by_hand
-    from wiserl.core.experiment import train
-    from wiserl.core.gym_runner import GymRunner
-    from wiserl.core.policy import load
-    from wiserl.core.registry import WiseRL
     from wiserl.core.runner import Runner
+    from wiserl.experiment.by_hand import by_hand
+    from wiserl.experiment.experiment import train
+    from wiserl.policy.policy import load
+    from wiserl.training.gym_runner import GymRunner
+    from wiserl.transport.registry import WiseRL
 
 _WHERE = {
     "Agent": "wiserl.core.agent",
-    "GymRunner": "wiserl.core.gym_runner",
+    "GymRunner": "wiserl.training.gym_runner",
     "Runner": "wiserl.core.runner",
-    "WiseRL": "wiserl.core.registry",
-    "by_hand": "wiserl.core.by_hand",
-    "load": "wiserl.core.policy",
-    "train": "wiserl.core.experiment",
+    "WiseRL": "wiserl.transport.registry",
+    "by_hand": "wiserl.experiment.by_hand",
+    "load": "wiserl.policy.policy",
+    "train": "wiserl.experiment.experiment",
 }
 __all__ = ["Agent", "GymRunner", "Runner", "WiseRL", "by_hand", "load", "train"]
 

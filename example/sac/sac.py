@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import wiserl
-from wiserl.util.logging import read_metrics
+from wiserl.run_folder.metrics import read_metrics
 
 
 def main() -> None:

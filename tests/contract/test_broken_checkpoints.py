@@ -16,9 +16,9 @@ from tests.contract.harness import tiny
 from tests.contract.test_bad_input import told
 from tests.fragments import make_fragment
 from tests.plans import make_plan
-from wiserl.core.checkpoint import open_checkpoint
-from wiserl.core.learner import Learner
-from wiserl.core.training import TrainingAgent
+from wiserl.run_folder.checkpoint import open_checkpoint
+from wiserl.training.training_agent import TrainingAgent
+from wiserl.transport.learner import Learner
 
 
 @pytest.fixture(scope="module")

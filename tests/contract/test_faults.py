@@ -22,8 +22,8 @@ from tests.contract.conftest import started_cluster
 from tests.contract.harness import GATED, tiny, train_command, wait_for
 from wiserl import WiseRL
 from wiserl.cli.main import main
-from wiserl.dist.cluster import find_cluster
-from wiserl.dist.token import check_token
+from wiserl.transport.cluster import find_cluster
+from wiserl.transport.token import check_token
 from wiserl.util.errors import ActorLost, Diverged, InputError, PlacementError, WaitTimeout
 
 BACKENDS = ["local", pytest.param("ray", marks=pytest.mark.ray)]
@@ -226,9 +226,9 @@ def test_an_env_that_returns_inf_ends_the_command_with_env_step_and_entry_named(
 def test_an_actor_that_cannot_be_placed_is_reported_with_what_exists(
     cluster: Any, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    from wiserl.dist import ray_backend
+    from wiserl.transport import ray_places
 
-    monkeypatch.setattr(ray_backend, "PLACEMENT_GRACE_SECONDS", 1.0)  # here; in a runner it is what it is
+    monkeypatch.setattr(ray_places, "PLACEMENT_GRACE_SECONDS", 1.0)  # here; in a runner it is what it is
     gpus = {"num_gpus": 8}
 
     def place(wise_rl: WiseRL) -> None:
@@ -251,7 +251,7 @@ def test_a_ray_address_where_nothing_answers_is_an_error_and_not_a_cluster_of_ou
     no_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    monkeypatch.setattr("wiserl.dist.cluster.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("wiserl.transport.cluster.CONNECT_SECONDS", 0.5)
     with pytest.raises(InputError, match=r"RAY_ADDRESS is 127\.0\.0\.1:9, but nothing answers there"):
         WiseRL("ray").make_agent("agent", Tally)
 
@@ -292,7 +292,7 @@ def test_a_cluster_that_asks_for_a_token_says_at_once_what_to_set(
 
 
 def test_what_does_not_answer_as_a_cluster_does_is_left_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wiserl.dist.token.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("wiserl.transport.token.ANSWER_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         for address in (f"127.0.0.1:{silent.getsockname()[1]}", "127.0.0.1:9", "ray://127.0.0.1:9", "somewhere"):
             check_token(address)
@@ -301,7 +301,7 @@ def test_what_does_not_answer_as_a_cluster_does_is_left_to_ray(monkeypatch: pyte
 def test_a_cluster_that_has_died_without_ray_stop_does_not_hold_up_the_next_run(
     no_cluster: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("wiserl.dist.cluster.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("wiserl.transport.cluster.CONNECT_SECONDS", 0.5)
     note = Path(os.environ["RAY_TMPDIR"], "ray", "ray_current_cluster")
     note.parent.mkdir()
     note.write_text("127.0.0.1:9")

@@ -15,9 +15,9 @@ import wiserl
 from tests.contract.test_same_results import weights_of
 from tests.envs import BoxObs
 from wiserl.core.batch import Fragment
-from wiserl.core.checkpoint import open_checkpoint
+from wiserl.run_folder.checkpoint import open_checkpoint
+from wiserl.run_folder.metrics import read_metrics
 from wiserl.util.errors import Interrupted
-from wiserl.util.logging import read_metrics
 
 REPLAY = {
     "round_steps": 16,
@@ -59,7 +59,7 @@ class Stop:
 @pytest.fixture
 def poll_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C is seen after the round it came in, however short that was."""
-    monkeypatch.setattr("wiserl.core.monitor.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("wiserl.experiment.monitor.POLL_SECONDS", 0.0)
 
 
 @pytest.mark.ray

@@ -10,7 +10,7 @@ import pytest
 
 import wiserl
 from tests.contract.harness import tiny
-from wiserl.util.logging import read_metrics
+from wiserl.run_folder.metrics import read_metrics
 
 STARTS, TOTAL = 256, 6000
 

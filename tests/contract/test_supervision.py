@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wiserl.dist.backend import RunnerGroup
-from wiserl.dist.cluster import check_room, share_out
-from wiserl.dist.supervise import supervise
+from wiserl.transport.backend import RunnerGroup
+from wiserl.transport.cluster import check_room, share_out
+from wiserl.transport.supervise import supervise
 from wiserl.util.errors import ActorLost, PlacementError
 from wiserl.util.failure import Failure
 

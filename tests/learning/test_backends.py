@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import wiserl
-from wiserl.agent import algorithm_names
-from wiserl.core.checkpoint import open_checkpoint
+from wiserl.agent.catalogue import algorithm_names
+from wiserl.run_folder.checkpoint import open_checkpoint
 
 REPLAY = {"learning_starts": 16, "train_freq": 4, "buffer_size": 500, "batch_size": 8}
 OPTIONS: dict[str, dict[str, Any]] = {

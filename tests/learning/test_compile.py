@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 
 from tests.fragments import make_fragment, make_spec
-from wiserl.agent import algorithm_class
+from wiserl.agent.catalogue import algorithm_class
 from wiserl.core.config import make_config
 
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)

@@ -14,8 +14,8 @@ from tests.envs import BoxObs
 from tests.learning.test_continuous_learns import Dock
 from tests.learning.test_continuous_learns import train as train_on
 from tests.plans import make_plan, start
-from wiserl.core.checkpoint import open_checkpoint
-from wiserl.dist.weights import unpack
+from wiserl.run_folder.checkpoint import open_checkpoint
+from wiserl.transport.weights import unpack
 
 pytestmark = pytest.mark.gpu
 

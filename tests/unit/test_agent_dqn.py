@@ -15,9 +15,9 @@ from gymnasium import spaces
 
 from tests.fragments import make_fragment, make_spec, random_obs
 from wiserl.agent.dqn import DQN, DQNConfig, categorical_loss, td_loss
-from wiserl.buffer.prioritized import PrioritizedReplay
 from wiserl.core.config import make_config, to_plain
-from wiserl.core.run_config import resolve
+from wiserl.experiment.options import resolve
+from wiserl.replay.prioritized import PrioritizedReplay
 from wiserl.util.errors import InputError
 
 

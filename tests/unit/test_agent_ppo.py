@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from tests.fragments import make_fragment, make_spec, random_obs
 from wiserl.agent.ppo import PPO, PPOConfig, loss
-from wiserl.core.batch import tree_map
+from wiserl.core.tree import tree_map
 from wiserl.net.heads import Categorical
 from wiserl.ops.returns import next_values, vtrace
 from wiserl.util.errors import InputError

@@ -20,10 +20,10 @@ from wiserl.agent.sac import (
     critic_loss,
     discrete_actor_loss,
     discrete_critic_loss,
-    squashed,
     temperature_loss,
 )
 from wiserl.core.config import make_config, to_plain
+from wiserl.net.heads import squashed
 from wiserl.util.errors import InputError
 
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)

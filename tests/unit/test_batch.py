@@ -9,15 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fragments import VECTOR, make_fragment, make_spec, trees_equal
-from wiserl.core.batch import (
-    FIELDS,
-    check_finite,
-    check_fragment,
-    concat_fragments,
-    count_env_steps,
-    tree_leaves,
-    tree_map,
-)
+from wiserl.core.batch import FIELDS, check_finite, check_fragment, concat_fragments, count_env_steps
+from wiserl.core.tree import tree_leaves, tree_map
 from wiserl.util.errors import EnvError
 
 DICT = spaces.Dict({"pixels": spaces.Box(0, 255, (4, 4, 1), np.uint8), "pair": spaces.Tuple((VECTOR, VECTOR))})

@@ -13,10 +13,11 @@ import torch
 import wiserl
 from tests.envs import BoxAction, BoxObs, Chain, DictObs, DyingAgents
 from tests.fragments import trees_equal
-from wiserl.core.batch import Fragment, tree_leaves, tree_map
-from wiserl.core.checkpoint import open_checkpoint
+from wiserl.core.batch import Fragment
+from wiserl.core.tree import tree_leaves, tree_map
+from wiserl.run_folder.checkpoint import open_checkpoint
+from wiserl.run_folder.metrics import read_metrics
 from wiserl.util.errors import InputError
-from wiserl.util.logging import read_metrics
 
 COMMON: dict[str, Any] = {
     "total_steps": 256,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from wiserl.core.checkpoint import drop_replay, open_checkpoint, point_to, prune, save_checkpoint
+from wiserl.run_folder.checkpoint import drop_replay, open_checkpoint, point_to, prune, save_checkpoint
 from wiserl.util.errors import InputError
 
 WEIGHTS = {

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from PIL import Image as PillowImage
 
-from wiserl.agent import algorithm_names
+from wiserl.agent.catalogue import algorithm_names
 from wiserl.agent.sac import SACConfig
 from wiserl.cli import main as command_line
 from wiserl.core.config import field_names
-from wiserl.core.run_config import RUN_OPTIONS
+from wiserl.experiment.options import RUN_OPTIONS
 from wiserl.util.errors import EnvError, InputError, Interrupted
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -256,7 +256,7 @@ def test_the_exit_code_says_how_it_ended(cli, monkeypatch, error, code, said):
     def fail(*args: Any, **kwargs: Any) -> None:
         raise error
 
-    monkeypatch.setattr("wiserl.core.experiment.train", fail)
+    monkeypatch.setattr("wiserl.experiment.experiment.train", fail)
     assert cli("train", "ppo", "CartPole-v1") == (code, "", said)
 
 
@@ -264,7 +264,7 @@ def test_a_users_own_error_comes_with_its_traceback(cli, monkeypatch):
     def fail(*args: Any, **kwargs: Any) -> None:
         raise ZeroDivisionError("mine")
 
-    monkeypatch.setattr("wiserl.core.experiment.train", fail)
+    monkeypatch.setattr("wiserl.experiment.experiment.train", fail)
     with pytest.raises(ZeroDivisionError, match="mine"):
         cli("train", "ppo", "CartPole-v1")
 

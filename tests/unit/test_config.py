@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from wiserl.agent import algorithm_class, algorithm_names
+from wiserl.agent.catalogue import algorithm_class, algorithm_names
 from wiserl.core.config import (
     Count,
     Fraction,

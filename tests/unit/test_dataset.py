@@ -14,11 +14,11 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wiserl.buffer import dataset
-from wiserl.buffer.dataset import load_dataset, spread
-from wiserl.buffer.replay import Replay
 from wiserl.core.batch import Fragment, check_fragment
-from wiserl.env.spaces import EnvSpec
+from wiserl.core.spec import EnvSpec
+from wiserl.replay import dataset
+from wiserl.replay.dataset import load_dataset, spread
+from wiserl.replay.uniform import Replay
 from wiserl.util.errors import InputError
 
 LINE = spaces.Box(-np.inf, np.inf, (1,), np.float64)

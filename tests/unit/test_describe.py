@@ -1,4 +1,4 @@
-"""wiserl.util.describe: what options are is read from their types, defaults and comments."""
+"""wiserl.cli.describe: what options are is read from their types, defaults and comments."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from msgspec import Meta
 
+from wiserl.cli.describe import Option, options
 from wiserl.core.config import Fraction, PositiveFloat, PositiveInt
-from wiserl.util.describe import Option, options
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ import wiserl
 from tests.envs import BoxAction, BoxObs
 from tests.fragments import make_fragment
 from tests.plans import make_plan, one_runner
+from wiserl.agent.base.divergence import DivergenceWatch
 from wiserl.cli.main import main
-from wiserl.core.checkpoint import open_checkpoint
-from wiserl.core.divergence import DivergenceWatch
-from wiserl.core.learner import Learner
-from wiserl.core.training import TrainingAgent
+from wiserl.run_folder.checkpoint import open_checkpoint
+from wiserl.training.training_agent import TrainingAgent
+from wiserl.transport.learner import Learner
 from wiserl.util.errors import Diverged, EnvError
 
 TINY: dict[str, Any] = {"total_steps": 400, "envs": 2, "vector": "inline", "hidden_sizes": (8,), "eval_episodes": 2}

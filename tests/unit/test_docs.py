@@ -16,8 +16,8 @@ import pytest
 
 from docs.tables import PAGES, ROOT, fill, score_table
 from wiserl.cli.main import _settings, cli
-from wiserl.core.run_config import resolve
 from wiserl.env.check import check_env
+from wiserl.experiment.options import resolve
 
 ALL_PAGES = [*PAGES, ROOT / "CONTRIBUTING.md"]
 EXAMPLES = ROOT / "example"

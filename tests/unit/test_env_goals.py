@@ -12,13 +12,15 @@ import pytest
 from gymnasium import spaces
 
 from tests.envs import BoxObs
-from wiserl.core.evaluation import run_episodes
+from wiserl.core.goals import check_goals, is_goal_env
 from wiserl.core.memory import RowMemory
+from wiserl.core.spec import EnvSpec
 from wiserl.env.check import check_env
-from wiserl.env.goals import BitFlip, GoalReward, ReachGoal, check_goals, is_goal_env
+from wiserl.env.goal_reward import GoalReward
+from wiserl.env.goals import BitFlip, ReachGoal
 from wiserl.env.make import make_env
-from wiserl.env.multi_agent import read_spec
-from wiserl.env.spaces import EnvSpec
+from wiserl.env.rows import read_spec
+from wiserl.policy.evaluation import run_episodes
 from wiserl.util.errors import EnvError, InputError
 
 NAMES = ("BitFlip", "ReachGoal")

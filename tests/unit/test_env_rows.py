@@ -1,4 +1,4 @@
-"""wiserl.env.multi_agent: one env as rows, agents that die and join, and envs that break their contract."""
+"""wiserl.env.rows: one env as rows, agents that die and join, and envs that break their contract."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from tests.envs import BoxObs, Chain, DyingAgents
-from wiserl.env.multi_agent import EnvRows, read_spec
+from wiserl.env.rows import EnvRows, read_spec
 from wiserl.util.errors import EnvError, InputError
 from wiserl.util.seeding import episode_seed, first_episode
 

@@ -1,4 +1,4 @@
-"""wiserl.env.vector and native: every kind gives what a plain loop over gymnasium envs gives."""
+"""wiserl.env.vector.choose and native: every kind gives what a plain loop over gymnasium envs gives."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector import VectorEnv as GymVectorEnv
 
 from tests.envs import BoxObs, Chain
-from wiserl.core.batch import tree_leaves, tree_map
-from wiserl.env import vector as vector_module
+from wiserl.core.actions import ActionCodec
+from wiserl.core.spaces import observation_zeros, write_observation
+from wiserl.core.tree import tree_leaves, tree_map
 from wiserl.env.make import make_env
-from wiserl.env.native import NativeVector
-from wiserl.env.spaces import ActionCodec, observation_zeros, write_observation
-from wiserl.env.vector import InlineVector, choose_vector, make_vector
+from wiserl.env.vector import choose as vector_module
+from wiserl.env.vector.choose import choose_vector, make_vector
+from wiserl.env.vector.inline import InlineVector
+from wiserl.env.vector.native import NativeVector
 from wiserl.util.errors import EnvError, InputError
 from wiserl.util.seeding import episode_seed, first_episode
 

@@ -10,9 +10,9 @@ import pytest
 from gymnasium import spaces
 
 from tests.envs import BoxObs, Chain, DyingAgents, Relay
-from wiserl.core import evaluation
-from wiserl.core.evaluation import evaluate
 from wiserl.core.memory import RowMemory
+from wiserl.policy import evaluation
+from wiserl.policy.evaluation import evaluate
 
 
 class Scripted:

@@ -14,11 +14,11 @@ import pytest
 
 import wiserl
 from tests.envs import BoxObs, Chain
-from wiserl.core import experiment
-from wiserl.core.checkpoint import open_checkpoint
-from wiserl.core.registry import WiseRL
-from wiserl.core.run_folder import claim
-from wiserl.util.console import Console
+from wiserl.experiment import experiment
+from wiserl.experiment.console import Console
+from wiserl.run_folder.checkpoint import open_checkpoint
+from wiserl.run_folder.claim import claim
+from wiserl.transport.registry import WiseRL
 from wiserl.util.errors import InputError
 
 TINY = {
@@ -354,7 +354,7 @@ def test_the_summary_says_what_happened(tmp_path, capsys):
 
 
 def test_runners_share_the_cores_between_their_env_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr("wiserl.dist.local.available_cores", lambda: 7)
+    monkeypatch.setattr("wiserl.transport.local.available_cores", lambda: 7)
     options = {key: value for key, value in TINY.items() if key != "quiet"} | {"runners": 2, "envs": 4}
     run, hyper = experiment.read_options(
         "ppo", "CartPole-v1", None, None, {**options, "vector": "process", "run_dir": str(tmp_path / "run")}

@@ -13,12 +13,12 @@ import torch
 import wiserl
 from tests.algorithms import RememberingDQN, Unfinished, no_algorithm
 from tests.envs import BoxObs, Chain
-from wiserl.agent import algorithm_class, algorithm_name
+from wiserl.agent.catalogue import algorithm_class, algorithm_name
 from wiserl.agent.dqn import DQN, DQNConfig
 from wiserl.agent.ppo import PPO
 from wiserl.agent.td3 import TD3
-from wiserl.core.checkpoint import open_checkpoint
-from wiserl.core.run_config import presets, resolve
+from wiserl.experiment.options import presets, resolve
+from wiserl.run_folder.checkpoint import open_checkpoint
 from wiserl.util.errors import InputError
 
 NAME = "tests.algorithms:RememberingDQN"
@@ -38,7 +38,7 @@ OPTIONS: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def nothing_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test begins as a new process does."""
-    monkeypatch.setattr("wiserl.agent._given", {})
+    monkeypatch.setattr("wiserl.agent.catalogue._given", {})
 
 
 def train(algo: Any, folder: Path, env: Any = Chain, **changes: Any) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def test_a_class_is_trained_saved_by_its_name_and_opened_by_it(tmp_path, monkeyp
     assert open_checkpoint(tmp_path / "class").manifest["algo"] == NAME
     config = json.loads((tmp_path / "class" / "config.json").read_text())
     assert (config["algo"], config["hyperparameters"]["forget"]) == (NAME, 0.5)
-    monkeypatch.setattr("wiserl.agent._given", {})
+    monkeypatch.setattr("wiserl.agent.catalogue._given", {})
     assert wiserl.load(tmp_path / "class").choose_action(np.eye(5, dtype=np.float32)[0]) in (0, 1)
     assert train(NAME, tmp_path / "name", forget=0.5)["algo"] == NAME
     assert weights_file(tmp_path / "class") == weights_file(tmp_path / "name")
@@ -182,7 +182,10 @@ def test_a_class_that_was_handed_over_counts_before_one_that_could_be_imported()
         ("tests.algorithms:DQM", "has no attribute 'DQM'.*move it to a module"),
         ("__main__:Gone", "A class of a script .__main__. is known in that script alone"),
         (":DQN", "cannot be imported"),
-        ("tests.algorithms:no_algorithm", "is no algorithm: expected a subclass of wiserl.core.algorithm.Algorithm"),
+        (
+            "tests.algorithms:no_algorithm",
+            "is no algorithm: expected a subclass of wiserl.agent.base.algorithm.Algorithm",
+        ),
         (no_algorithm, "is no algorithm"),
         (Chain, "is no algorithm"),
         (Unfinished, "Unfinished is incomplete: it lacks _build, choose_action, steps_per_fragment, update"),

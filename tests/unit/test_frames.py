@@ -19,11 +19,11 @@ from gymnasium.wrappers import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wiserl.buffer.prioritized import PrioritizedReplay
-from wiserl.buffer.replay import Replay
 from wiserl.core.batch import check_fragment
-from wiserl.env.multi_agent import read_spec
-from wiserl.env.spaces import EnvSpec
+from wiserl.core.spec import EnvSpec
+from wiserl.env.rows import read_spec
+from wiserl.replay.prioritized import PrioritizedReplay
+from wiserl.replay.uniform import Replay
 from wiserl.util.errors import InputError
 
 KINDS = st.sampled_from([Replay, PrioritizedReplay])

@@ -23,8 +23,9 @@ from tests.envs import (
 )
 from tests.fragments import trees_equal
 from tests.plans import make_plan, one_runner, start
-from wiserl.core.batch import Fragment, check_fragment, count_env_steps, tree_map
-from wiserl.core.gym_runner import GymRunner
+from wiserl.core.batch import Fragment, check_fragment, count_env_steps
+from wiserl.core.tree import tree_map
+from wiserl.training.gym_runner import GymRunner
 from wiserl.util.errors import EnvError, InputError
 from wiserl.util.seeding import derive_seed, episode_seed, first_episode
 

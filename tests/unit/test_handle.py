@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from wiserl.core.agent import Agent
-from wiserl.core.handle import AgentHandle
-from wiserl.core.learner import WITHOUT_WEIGHTS, Ack, Shipment
-from wiserl.dist.weights import pack
+from wiserl.transport.handle import AgentHandle
+from wiserl.transport.messages import WITHOUT_WEIGHTS, Ack, Shipment
+from wiserl.transport.weights import pack
 
 Pair = namedtuple("Pair", ["left", "right"])
 

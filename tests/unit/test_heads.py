@@ -9,7 +9,7 @@ from gymnasium import spaces
 from scipy.stats import chisquare, kstest
 from torch import distributions as dist
 
-from wiserl.env.spaces import ActionCodec
+from wiserl.core.actions import ActionCodec
 from wiserl.net.heads import Bernoulli, Categorical, DiagonalGaussian, MultiCategorical, make_head
 from wiserl.util.errors import InputError
 

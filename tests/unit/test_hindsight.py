@@ -14,11 +14,12 @@ from scipy.stats import chisquare
 
 from tests.fragments import make_spec
 from wiserl.agent.dqn import DQN, DQNConfig
-from wiserl.buffer.hindsight import HindsightReplay
-from wiserl.buffer.replay import Replay
 from wiserl.core.batch import check_fragment, concat_fragments
-from wiserl.env.goals import ENTRIES, BitFlip
-from wiserl.env.multi_agent import read_spec
+from wiserl.core.goals import ENTRIES
+from wiserl.env.goals import BitFlip
+from wiserl.env.rows import read_spec
+from wiserl.replay.hindsight import HindsightReplay
+from wiserl.replay.uniform import Replay
 from wiserl.util.errors import InputError
 
 STRATEGIES = ("future", "final", "episode")
@@ -312,7 +313,7 @@ def test_what_hindsight_cannot_do_is_refused_before_anything_is_started(spec: An
     DQN(spec=spec, config=DQNConfig(**changes))
 
 
-def test_a_learner_that_does_not_know_how_to_make_the_env_says_so() -> None:
+def test_a_learner_that_does_not_know_rewards_of_other_goals_says_so() -> None:
     learner = DQN(spec=GOAL_SPEC, config=DQNConfig(hindsight="future"))
-    with pytest.raises(InputError, match="make="):
+    with pytest.raises(InputError, match="goal_reward="):
         learner._start_learning()

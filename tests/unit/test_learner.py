@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from wiserl.core.agent import Agent
-from wiserl.core.learner import Learner, Shipment
-from wiserl.dist.weights import unpack
+from wiserl.transport.learner import Learner
+from wiserl.transport.messages import Shipment
+from wiserl.transport.weights import unpack
 
 
 class Recorder(Agent):

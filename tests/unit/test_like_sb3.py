@@ -15,10 +15,10 @@ from gymnasium import spaces
 from stable_baselines3.common.logger import Logger
 from torch import nn
 
-from wiserl.agent import algorithm_class
+from wiserl.agent.base.off_policy import OffPolicy
+from wiserl.agent.catalogue import algorithm_class
 from wiserl.core.config import make_config
-from wiserl.core.off_policy import OffPolicy
-from wiserl.env.spaces import EnvSpec
+from wiserl.core.spec import EnvSpec
 
 UPDATES, SIZE, GAMMA, RATE = 30, 32, 0.97, 1e-3
 OBS = spaces.Box(-np.inf, np.inf, (4,), np.float32)

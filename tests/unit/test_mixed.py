@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from wiserl.buffer.mixed import MixedReplay, share_out
-from wiserl.buffer.prioritized import PrioritizedReplay
-from wiserl.buffer.replay import Replay
+from wiserl.replay.mixed import MixedReplay, share_out
+from wiserl.replay.prioritized import PrioritizedReplay
+from wiserl.replay.uniform import Replay
 from wiserl.util.errors import InputError
 
 

@@ -14,11 +14,11 @@ from torch import nn
 
 import wiserl
 from tests import networks
-from wiserl.agent import algorithm_class
+from wiserl.agent.catalogue import algorithm_class
 from wiserl.cli.main import cli
 from wiserl.core.config import make_config, to_plain
-from wiserl.core.run_config import resolve
-from wiserl.env.spaces import EnvSpec
+from wiserl.core.spec import EnvSpec
+from wiserl.experiment.options import resolve
 from wiserl.net.acting import numpy_forward
 from wiserl.net.choice import KINDS, NetworkConfig, as_net, is_recurrent, make_encoder, with_net
 from wiserl.net.encoder import Encoder, FlatPixels, orthogonal_

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from wiserl.net.choice import NetworkConfig, make_encoder
+from wiserl.net.optim import flatten_parameters
 from wiserl.net.recurrent import Recurrent, numpy_step
-from wiserl.ops.optim import flatten_parameters
 
 CELLS = ("lstm", "gru")
 

@@ -15,7 +15,7 @@ from torch import nn
 from tests.fragments import random_obs
 from wiserl.net.encoder import MLP, Encoder
 from wiserl.net.noisy import Noise, NoisyLinear, make_noisy
-from wiserl.ops.optim import FlatAdam, TrainedNetwork, flatten_parameters
+from wiserl.net.optim import FlatAdam, TrainedNetwork, flatten_parameters
 
 
 class Fixed(np.random.Generator):

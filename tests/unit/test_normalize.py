@@ -9,7 +9,7 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wiserl.ops.normalize import ObservationNormalizer
+from wiserl.net.normalize import ObservationNormalizer
 from wiserl.ops.tensors import to_tensors
 
 BOX = spaces.Box(-np.inf, np.inf, (2,), np.float32)

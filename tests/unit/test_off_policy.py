@@ -14,11 +14,11 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from tests.fragments import make_fragment, make_spec, random_obs, trees_equal
-from wiserl.agent import algorithm_class
-from wiserl.buffer.prioritized import PrioritizedReplay
-from wiserl.core.batch import Array, Nested, tree_leaves
+from wiserl.agent.base.off_policy import OffPolicy, OffPolicyConfig
+from wiserl.agent.catalogue import algorithm_class
 from wiserl.core.config import make_config
-from wiserl.core.off_policy import OffPolicy, OffPolicyConfig
+from wiserl.core.tree import Array, Nested, tree_leaves
+from wiserl.replay.prioritized import PrioritizedReplay
 from wiserl.util.errors import InputError
 
 # ---- the base class, by an algorithm that writes down what it is handed ----

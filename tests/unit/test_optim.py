@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from wiserl.ops.optim import FlatAdam, TrainedNetwork, flatten_parameters, frozen_view
+from wiserl.net.optim import FlatAdam, TrainedNetwork, flatten_parameters, frozen_view
 
 
 def make_network(seed: int = 0) -> nn.Module:

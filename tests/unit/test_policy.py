@@ -22,10 +22,10 @@ from tests.envs import (
     TupleObs,
 )
 from tests.plans import make_plan
-from wiserl.core.batch import tree_map
-from wiserl.core.policy import load
-from wiserl.core.training import TrainingAgent
-from wiserl.env.vector import make_vector
+from wiserl.core.tree import tree_map
+from wiserl.env.vector.choose import make_vector
+from wiserl.policy.policy import load
+from wiserl.training.training_agent import TrainingAgent
 from wiserl.util.errors import InputError
 
 

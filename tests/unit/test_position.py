@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from wiserl.core.position import Position, Track
+from wiserl.training.position import Position, Track
 
 
 def position(vector_steps: int, ages: list[int], steps: int = 4, rank: int = 1) -> Position:

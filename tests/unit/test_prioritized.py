@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from wiserl.buffer.prioritized import PrioritizedReplay, SumTree
-from wiserl.buffer.replay import Replay
+from wiserl.replay.prioritized import PrioritizedReplay
+from wiserl.replay.sum_tree import SumTree
+from wiserl.replay.uniform import Replay
 from wiserl.util.errors import InputError
 
 EPSILON = 1e-6

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import pytest
 
 from wiserl import Agent, Runner, WiseRL
-from wiserl.core.handle import AgentHandle
-from wiserl.core.registry import resolve_backend
 from wiserl.core.runner import construct_runner
+from wiserl.transport.handle import AgentHandle
+from wiserl.transport.registry import resolve_backend
 from wiserl.util.errors import InputError, WaitTimeout
 
 

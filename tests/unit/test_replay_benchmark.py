@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from benchmarks import replay as benchmark
 from benchmarks.process import CaseFailed
 from benchmarks.report import judge
-from wiserl.buffer.replay import Replay
+from wiserl.replay.uniform import Replay
 
 
 def test_both_kinds_of_transitions_fill_a_replay() -> None:

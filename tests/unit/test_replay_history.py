@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wiserl.buffer.replay import Replay
 from wiserl.core.batch import check_fragment
+from wiserl.replay.uniform import Replay
 
 GAMMA = 0.9
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.sb3_score import hyperparameters
-from wiserl.ops.noise import ActionNoise
+from wiserl.ops.exploration import ActionNoise
 
 
 @pytest.mark.parametrize("algo", ["dqn", "sac", "td3", "ddpg"])

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from wiserl.dist.weights import pack, unpack
+from wiserl.transport.weights import pack, unpack
 
 Pair = namedtuple("Pair", ["left", "right"])
 

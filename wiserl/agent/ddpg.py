@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wiserl.core.algorithm import leading_axes
-from wiserl.core.batch import Array, Nested
+from wiserl.agent.base.off_policy_actor_critic import OffPolicyActorCritic, OffPolicyActorCriticConfig
+from wiserl.core.actions import bounded_action_size
 from wiserl.core.config import PositiveFloat
-from wiserl.core.off_policy_actor_critic import OffPolicyActorCritic, OffPolicyActorCriticConfig
-from wiserl.env.spaces import EnvSpec, bounded_action_size
+from wiserl.core.spec import EnvSpec
+from wiserl.core.tree import Array, Nested, leading_axes
 from wiserl.net.acting import Plain
 from wiserl.net.choice import make_encoder
 from wiserl.net.critic import Critics
+from wiserl.net.optim import TrainedNetwork
 from wiserl.ops.losses import weighted_mean
-from wiserl.ops.optim import TrainedNetwork
 
 
 @dataclass(frozen=True)

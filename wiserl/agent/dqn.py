@@ -18,16 +18,15 @@ from gymnasium import spaces
 from msgspec import Meta
 from torch import Tensor, nn
 
-from wiserl.core.algorithm import leading_axes
-from wiserl.core.batch import Array, Nested
+from wiserl.agent.base.off_policy import OffPolicy, OffPolicyConfig
 from wiserl.core.config import Fraction, NonNegative, PositiveFloat, PositiveInt
-from wiserl.core.off_policy import OffPolicy, OffPolicyConfig
-from wiserl.net.acting import epsilon_greedy
+from wiserl.core.tree import Array, Nested, leading_axes
 from wiserl.net.noisy import Noise
+from wiserl.net.optim import TrainedNetwork
 from wiserl.net.q_network import CategoricalNetwork, QNetwork, taken
 from wiserl.ops.distributional import project
+from wiserl.ops.exploration import epsilon_greedy
 from wiserl.ops.losses import weighted_mean
-from wiserl.ops.optim import TrainedNetwork
 from wiserl.ops.pacing import target_due
 from wiserl.ops.schedules import exploration
 from wiserl.util.errors import InputError

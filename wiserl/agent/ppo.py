@@ -15,19 +15,19 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from wiserl.core.algorithm import leading_axes
-from wiserl.core.batch import Array, Fragment, Nested, tree_map
+from wiserl.agent.base.on_policy import OnPolicy, OnPolicyConfig
+from wiserl.core.batch import Fragment
 from wiserl.core.config import Fraction, NonNegative, PositiveFloat, RoundSteps
-from wiserl.core.on_policy import OnPolicy, OnPolicyConfig
+from wiserl.core.tree import Array, Nested, leading_axes, tree_map
 from wiserl.net.acting import Plain
 from wiserl.net.choice import make_encoder
 from wiserl.net.encoder import orthogonal_
 from wiserl.net.heads import DiagonalGaussian, make_head
 from wiserl.net.images import is_image
+from wiserl.net.normalize import ObservationNormalizer
+from wiserl.net.optim import FlatAdam
 from wiserl.ops.losses import weighted_mean
 from wiserl.ops.minibatches import minibatches
-from wiserl.ops.normalize import ObservationNormalizer
-from wiserl.ops.optim import FlatAdam
 from wiserl.ops.returns import ReturnScale, explained_variance, gae, next_values, vtrace
 from wiserl.ops.tensors import to_tensors
 

@@ -15,20 +15,18 @@ import torch.nn.functional as F  # noqa: N812
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from wiserl.core.algorithm import leading_axes
-from wiserl.core.batch import Array, Nested
+from wiserl.agent.base.off_policy_actor_critic import OffPolicyActorCritic, OffPolicyActorCriticConfig
+from wiserl.core.actions import bounded_action_size
 from wiserl.core.config import NonNegative, PositiveFloat, PositiveInt
-from wiserl.core.off_policy_actor_critic import OffPolicyActorCritic, OffPolicyActorCriticConfig
-from wiserl.env.spaces import EnvSpec, bounded_action_size
+from wiserl.core.spec import EnvSpec
+from wiserl.core.tree import Array, Nested, leading_axes
 from wiserl.net.acting import Plain
 from wiserl.net.choice import make_encoder
 from wiserl.net.critic import Critics, DiscreteCritics
-from wiserl.net.heads import Categorical
+from wiserl.net.heads import LOG_STD_MAX, LOG_STD_MIN, Categorical, squashed
+from wiserl.net.optim import FlatAdam, flatten_parameters
 from wiserl.ops.losses import weighted_mean
-from wiserl.ops.optim import FlatAdam, flatten_parameters
 from wiserl.util.errors import InputError
-
-LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -65,17 +63,6 @@ class Temperature(nn.Module):
     def __init__(self, start: float) -> None:
         super().__init__()
         self.log_alpha = nn.Parameter(torch.tensor([math.log(start)]))
-
-
-def squashed(outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Actions `tanh(mean + std * noise)` `[N, size]` and their log-probabilities `[N]` (appendix C)."""
-    mean, log_std = outputs.chunk(2, 1)
-    log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
-    raw = mean + log_std.exp() * noise
-    # log(1 - tanh(x)^2) = 2 (log 2 - x - softplus(-2 x)), which does not lose the small numbers
-    correction = 2.0 * (math.log(2.0) - raw - F.softplus(-2.0 * raw))
-    log_prob = -(0.5 * noise * noise + log_std + 0.5 * math.log(2 * math.pi) + correction).sum(1)
-    return torch.tanh(raw), log_prob
 
 
 def critic_loss(critics: Critics, target: Critics, actor: Actor, batch: dict[str, Any], alpha: Tensor, noise: Tensor

@@ -15,14 +15,14 @@ import torch.nn.functional as F  # noqa: N812
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from wiserl.core.algorithm import leading_axes
-from wiserl.core.batch import Array, Fragment, Nested, tree_map
+from wiserl.agent.base.on_policy import OnPolicy, OnPolicyConfig
+from wiserl.core.batch import Fragment
 from wiserl.core.config import Fraction, PositiveFloat, PositiveInt
-from wiserl.core.on_policy import OnPolicy, OnPolicyConfig
-from wiserl.net.acting import epsilon_greedy
+from wiserl.core.tree import Array, Nested, leading_axes, tree_map
+from wiserl.net.optim import FlatAdam
 from wiserl.net.q_network import QNetwork
+from wiserl.ops.exploration import epsilon_greedy
 from wiserl.ops.minibatches import minibatches
-from wiserl.ops.optim import FlatAdam
 from wiserl.ops.returns import gae, next_values
 from wiserl.ops.schedules import exploration
 from wiserl.ops.tensors import to_tensors

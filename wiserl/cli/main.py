@@ -61,7 +61,7 @@ def train(algo: str, env: str, config: str | None, resume: str | None, settings:
     Options that are not given come from the preset for ALGO and ENV (`wiserl list presets`), if there is one, else from the
     defaults. `wiserl list options ALGO` lists all that --set takes.
     """
-    from wiserl.core.experiment import train as run_training
+    from wiserl.experiment.experiment import train as run_training
 
     given = {key: value for key, value in options.items() if value is not None}
     given.update(_settings(settings))
@@ -78,8 +78,8 @@ def train(algo: str, env: str, config: str | None, resume: str | None, settings:
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def evaluate_command(run_dir: str, episodes: str, checkpoint: str, stochastic: bool, as_json: bool) -> None:
     """Evaluate a trained policy on an env of its own."""
-    from wiserl.core.evaluation import run_episodes
-    from wiserl.core.policy import load
+    from wiserl.policy.evaluation import run_episodes
+    from wiserl.policy.policy import load
 
     policy = load(run_dir, checkpoint)
     manifest = policy.manifest
@@ -117,8 +117,8 @@ def evaluate_command(run_dir: str, episodes: str, checkpoint: str, stochastic: b
 )
 def play(run_dir: str, video: str | None, episodes: str, checkpoint: str) -> None:
     """Watch a trained policy, in a window or as a video."""
-    from wiserl.core.policy import load
-    from wiserl.util.play import play_episodes
+    from wiserl.policy.play import play_episodes
+    from wiserl.policy.policy import load
 
     count = _positive(episodes, "--episodes")
     returns = play_episodes(load(run_dir, checkpoint), count, Path(video) if video else None)
@@ -140,7 +140,7 @@ def plot(run_dirs: tuple[str, ...], out: str | None, column: str) -> None:
     """Plot training curves of runs, or of folders of runs: those that differ in their seed alone become one line with a band,
     the others are labelled by what differs.
     """
-    from wiserl.util.plotting import plot_runs
+    from wiserl.run_folder.plotting import plot_runs
 
     folders = [Path(folder) for folder in run_dirs]
     click.echo(plot_runs(folders, Path(out) if out else folders[0] / "curve.png", y=column))
@@ -162,7 +162,7 @@ def list_command(what: str, algo: str | None) -> None:
 
 
 def _list_algorithms() -> None:
-    from wiserl.agent import algorithm_class, algorithm_names
+    from wiserl.agent.catalogue import algorithm_class, algorithm_names
 
     for name in algorithm_names():
         algorithm = algorithm_class(name)
@@ -178,9 +178,9 @@ def _list_algorithms() -> None:
 def _list_options(algo: str | None) -> None:
     from rich.console import Console
 
-    from wiserl.agent import algorithm_class, algorithm_names
-    from wiserl.core.run_config import RunConfig
-    from wiserl.util.describe import option_table
+    from wiserl.agent.catalogue import algorithm_class, algorithm_names
+    from wiserl.cli.describe import option_table
+    from wiserl.experiment.options import RunConfig
 
     if algo is None:
         raise InputError(f"list options: of which algorithm? Give one of {', '.join(algorithm_names())}")
@@ -195,7 +195,7 @@ def _list_options(algo: str | None) -> None:
 
 
 def _list_presets() -> None:
-    from wiserl.core.run_config import presets
+    from wiserl.experiment.options import presets
 
     for algo, envs in presets().items():
         for env, options in envs.items():

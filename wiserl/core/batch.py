@@ -1,23 +1,20 @@
 """The one data schema: what a fragment holds, the axes of each field, and how fragments are checked and joined.
 
-Axes: `T` steps of the fragment, `E` envs, `A` agents (1 for a gymnasium env), `K` episodes ended inside the
-fragment whose final observation is kept, `M` episodes finished. Observations are one array, or a nested dict of arrays
-for Dict and Tuple spaces (a Tuple's entries are named "0", "1", ...); all their leaves share the leading axes.
+Axes: `T` steps of the fragment, `E` envs, `A` agents (1 for a gymnasium env), `K` episodes cut or ended inside the
+fragment whose final observation is kept, `M` episodes finished. Observations are trees of arrays (`core.tree`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from wiserl.core.tree import Nested, tree_leaves, tree_map
 from wiserl.util.errors import EnvError
 
-Array: TypeAlias = NDArray[Any]
-Nested: TypeAlias = Any  # Array | dict[str, Nested]; recursive aliases defeat mypy's narrowing
 Fragment: TypeAlias = dict[str, Nested]
 
 
@@ -58,22 +55,6 @@ FIELDS: dict[str, Field] = {
     "episode_length": Field("M", "iu", "env steps of each finished episode", required=False),
 }
 _E_AXIS = {name: field.axes.index("E") for name, field in FIELDS.items() if "E" in field.axes}
-
-
-def tree_map(function: Callable[..., Any], tree: Nested, *others: Nested) -> Nested:
-    """Apply `function` to each leaf of a nested dict (and to the leaves of `others` at the same place)."""
-    if isinstance(tree, dict):
-        return {key: tree_map(function, value, *(other[key] for other in others)) for key, value in tree.items()}
-    return function(tree, *others)
-
-
-def tree_leaves(tree: Nested, prefix: str = "") -> list[tuple[str, Any]]:
-    """The leaves of a nested dict with their dotted paths; a bare array has the path `prefix`."""
-    if not isinstance(tree, dict):
-        return [(prefix, tree)]
-    return [
-        leaf for key, value in tree.items() for leaf in tree_leaves(value, f"{prefix}.{key}" if prefix else str(key))
-    ]
 
 
 def check_fragment(fragment: Fragment) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from wiserl.core.batch import Array
+from wiserl.core.tree import Array
 
 
 class RowMemory:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from wiserl.core.batch import Array, tree_leaves, tree_map
+from wiserl.core.actions import ActionCodec
+from wiserl.core.tree import Array, tree_leaves, tree_map
 from wiserl.env.make import EnvLike
-from wiserl.env.spaces import ActionCodec
-from wiserl.env.vector import InlineVector
+from wiserl.env.vector.inline import InlineVector
 
 _STEPS, _SECONDS = 200, 1.0
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from wiserl.core.goals import check_goals
+from wiserl.core.spec import EnvSpec
 from wiserl.env.check_values import Problem
-from wiserl.env.goals import GoalReward, check_goals
-from wiserl.env.spaces import EnvSpec
+from wiserl.env.goal_reward import GoalReward
 from wiserl.util.errors import WiserlError
 
 _SEE = "docs/algorithms/hindsight.md has a goal env of 30 lines; without hindsight this one can be trained as it is"

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from wiserl.env.spaces import ACTION_KINDS, LEAF_SPACES, OBSERVATION_KINDS, ActionCodec, child_spaces, leaf_spaces
+from wiserl.core.actions import ACTION_KINDS, ActionCodec
+from wiserl.core.spaces import LEAF_SPACES, OBSERVATION_KINDS, child_spaces, leaf_spaces
 from wiserl.util.errors import InputError
 
 

@@ -1,4 +1,4 @@
-"""Acting on few rows: a small MLP evaluated by numpy, at a third of the price of PyTorch's calls; and random choices."""
+"""Acting on few rows: a small MLP evaluated by numpy, at a third of the price of PyTorch's calls."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wiserl.core.batch import Array
+from wiserl.core.tree import Array
 from wiserl.net.encoder import MLP, Encoder, Features, Flat
 
 _ACTIVATIONS: dict[Callable[[Tensor], Tensor], Callable[..., Array]] = {
     torch.tanh: np.tanh,
     torch.relu: lambda features: np.maximum(features, 0.0, out=features),
 }
-
 
 _KNOWN = frozenset({Encoder, Flat, MLP, nn.ModuleList, nn.Linear})
 """Parts whose `forward` is what numpy computes. Their subclasses may have another."""
@@ -121,13 +120,3 @@ def numpy_forward(encoder: Features, head: nn.Linear) -> Callable[[Array], Array
         return outputs
 
     return forward
-
-
-def epsilon_greedy(values: Array, epsilon: float, rng: np.random.Generator) -> Array:
-    """Choices `[...]` among n whose values `[..., n]` are given: the best one, or any with probability `epsilon`."""
-    choice: Array = values.argmax(-1)
-    if epsilon > 0.0:
-        explore = rng.random(choice.shape) < epsilon
-        if explore.any():
-            choice[explore] = rng.integers(values.shape[-1], size=int(explore.sum()))
-    return choice

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 from gymnasium import spaces
 
 from wiserl.core.config import PositiveInt
-from wiserl.env.spaces import leaf_spaces
+from wiserl.core.spaces import leaf_spaces
 from wiserl.net.encoder import Encoder, Features, FlatPixels, MakeImageNetwork
 from wiserl.net.images import ImageInput, ImpalaCNN, NatureCNN, is_image
 from wiserl.net.layers import LayerNetwork, read_layers

@@ -16,8 +16,8 @@ import torch.nn.functional as F  # noqa: N812  (the field's usual name)
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from wiserl.core.batch import Nested
-from wiserl.env.spaces import child_spaces
+from wiserl.core.spaces import child_spaces
+from wiserl.core.tree import Nested
 from wiserl.net.dense import dense
 from wiserl.net.images import ImageInput, NatureCNN, is_image
 from wiserl.util.errors import InputError

@@ -15,10 +15,12 @@ import torch.nn.functional as F  # noqa: N812
 from gymnasium import spaces
 from torch import Tensor
 
-from wiserl.core.batch import Array
+from wiserl.core.tree import Array
 from wiserl.util.errors import InputError
 
 _LOG_2PI = math.log(2 * math.pi)
+
+LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 
 
 class ActionHead(ABC):
@@ -156,3 +158,14 @@ def make_head(space: spaces.Space[object], algorithm: str) -> ActionHead:
     raise InputError(
         f"{algorithm} cannot act in {space}: it needs a Discrete, MultiDiscrete, MultiBinary or (float) Box action space"
     )
+
+
+def squashed(outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Actions `tanh(mean + std * noise)` `[N, size]` and their log-probabilities `[N]` (appendix C)."""
+    mean, log_std = outputs.chunk(2, 1)
+    log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+    raw = mean + log_std.exp() * noise
+    # log(1 - tanh(x)^2) = 2 (log 2 - x - softplus(-2 x)), which does not lose the small numbers
+    correction = 2.0 * (math.log(2.0) - raw - F.softplus(-2.0 * raw))
+    log_prob = -(0.5 * noise * noise + log_std + 0.5 * math.log(2 * math.pi) + correction).sum(1)
+    return torch.tanh(raw), log_prob

@@ -13,8 +13,8 @@ import yaml
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from wiserl.core.batch import Nested, tree_leaves
-from wiserl.env.spaces import child_spaces, leaf_spaces
+from wiserl.core.spaces import child_spaces, leaf_spaces
+from wiserl.core.tree import Nested, tree_leaves
 from wiserl.net.encoder import Features, flat_leaf
 from wiserl.net.images import ImageInput, is_image
 from wiserl.util.errors import InputError, nearest

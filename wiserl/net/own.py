@@ -9,8 +9,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from wiserl.core.batch import Nested, tree_leaves, tree_map
-from wiserl.env.spaces import observation_zeros
+from wiserl.core.spaces import observation_zeros
+from wiserl.core.tree import Nested, tree_leaves, tree_map
 from wiserl.net.encoder import Features
 from wiserl.util.errors import InputError
 from wiserl.util.imports import import_object

@@ -8,8 +8,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from wiserl.core.batch import Nested
-from wiserl.env.spaces import EnvSpec
+from wiserl.core.spec import EnvSpec
+from wiserl.core.tree import Nested
 from wiserl.net.acting import Plain
 from wiserl.net.choice import Activation, Net, NetworkConfig, make_encoder
 from wiserl.net.noisy import make_noisy

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wiserl.core.batch import Array, Nested, tree_map
+from wiserl.core.tree import Array, Nested, tree_map
 from wiserl.net.encoder import Features
 
 Cell: TypeAlias = Literal["lstm", "gru"]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wiserl.core.batch import tree_leaves, tree_map
+from wiserl.core.tree import tree_leaves, tree_map
 
 
 def minibatches(

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from wiserl.core.batch import Array, Fragment
+from wiserl.core.batch import Fragment
+from wiserl.core.tree import Array
 
 
 def gae(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from wiserl.core.batch import Nested
+from wiserl.core.tree import Nested
 
 
 def to_tensors(tree: Nested, device: torch.device, skip_axes: int = 0) -> Nested:

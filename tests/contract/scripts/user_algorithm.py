@@ -9,7 +9,7 @@ import torch
 
 import wiserl
 from wiserl.agent.dqn import DQN, DQNConfig
-from wiserl.core.algorithm import leading_axes
+from wiserl.core.tree import leading_axes
 from wiserl.ops.tensors import to_tensors
 
 

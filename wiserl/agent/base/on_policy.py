@@ -1,0 +1,62 @@
+"""What algorithms share that learn from what has just been sampled, and then throw it away: options, and which rows count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wiserl.agent.base.algorithm import Algorithm
+from wiserl.core.batch import Fragment
+from wiserl.core.config import Fraction, PositiveFloat, PositiveInt
+from wiserl.net.choice import NetworkConfig
+from wiserl.net.optim import FlatAdam
+
+
+@dataclass(frozen=True)
+class OnPolicyConfig(NetworkConfig):
+    """Hyper-parameters of learning from rounds, named as in Stable-Baselines3 where it has them."""
+
+    learning_rate: PositiveFloat = 3e-4  # Adam's step size at the start
+    learning_rate_decay: Literal["none", "linear"] = "none"  # linear: to 0 at the last env step
+    gamma: Fraction = 0.99  # discount per step
+    n_steps: PositiveInt = 2048  # steps of each env per update round
+    batch_size: PositiveInt = 64  # rows per minibatch
+    n_epochs: PositiveInt = 10  # passes over a round's data
+    max_grad_norm: PositiveFloat = 0.5  # bound on the gradient's L2 norm; inf: none
+    max_policy_lag: PositiveInt | None = (
+        None  # async: drop fragments older than this many weight versions per runner; none: learn from all
+    )
+    compile: bool = False  # compile the loss with torch.compile: some 20 s at the start, faster updates
+
+
+class OnPolicy(Algorithm):
+    """An algorithm that learns from each fragment once, some epochs of minibatches, by one optimiser.
+
+    In sync mode a fragment is of the policy that learns from it. In async mode it is of one that may be some versions older, how
+    many its `version` says, and a subclass has to allow for that: `sync` says which it is.
+    """
+
+    on_policy = True
+    config: OnPolicyConfig
+    optimizer: FlatAdam
+
+    @classmethod
+    def steps_per_fragment(cls, config: OnPolicyConfig, sync: bool, runners: int, envs: int) -> int:
+        """One fragment is the data of one update round, or a runner's part of it."""
+        return config.n_steps
+
+    def _living(self, fragment: Fragment) -> slice | Tensor:
+        """Which of all rows `[T * E * A]` are steps of agents that are there."""
+        if "alive" not in fragment:
+            return slice(None)
+        return torch.from_numpy(np.flatnonzero(fragment["alive"])).to(self.device)
+
+    def learner_state(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict()}
+
+    def load_learner_state(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])

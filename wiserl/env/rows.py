@@ -1,0 +1,254 @@
+"""One env as rows: a gymnasium env is one row, a PettingZoo parallel env one row per possible agent.
+
+What trains on rows has no multi-agent branch: an agent that is gone is a row whose `alive` is False.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.wrappers import FrameStackObservation, MaxAndSkipObservation
+
+from wiserl.core.actions import ActionCodec
+from wiserl.core.spaces import check_observation, clear_observation, observation_zeros, write_observation
+from wiserl.core.spec import EnvSpec
+from wiserl.core.tree import Array
+from wiserl.env.make import EnvLike, env_id, is_parallel
+from wiserl.util.errors import EnvError, InputError
+from wiserl.util.seeding import episode_seed
+
+
+@dataclass(slots=True)
+class RowBuffers:
+    """Where envs write what a step gave; one index per env on the first axis.
+
+    Attributes:
+        obs: nested arrays `[E, A, ...]`, the observation to act on next (of the new episode, after an autoreset).
+        final_obs: the same layout; the true final observation, valid where `ended`.
+        reward: float32 `[E, A]`.
+        terminated: bool `[E, A]`.
+        truncated: bool `[E, A]`, never True together with `terminated`.
+        alive: bool `[E, A]`, which rows act next.
+        ended: bool `[E]`, the envs in which the episode of at least one agent ended at this step.
+        env_ended: bool `[E]`, the envs that were reset at this step: nobody was left to act.
+        episode: uint64 `[E]`, the env's episode that is going, as `util.seeding` numbers them.
+    """
+
+    obs: Any
+    final_obs: Any
+    reward: Array
+    terminated: Array
+    truncated: Array
+    alive: Array
+    ended: Array
+    env_ended: Array
+    episode: Array
+
+    @classmethod
+    def zeros(cls, spec: EnvSpec, num_envs: int) -> RowBuffers:
+        """Buffers for `num_envs` envs, all zeros and False."""
+        rows = (num_envs, spec.num_agents)
+        return cls(
+            obs=observation_zeros(spec.observation_space, rows),
+            final_obs=observation_zeros(spec.observation_space, rows),
+            reward=np.zeros(rows, np.float32),
+            terminated=np.zeros(rows, np.bool_),
+            truncated=np.zeros(rows, np.bool_),
+            alive=np.zeros(rows, np.bool_),
+            ended=np.zeros(num_envs, np.bool_),
+            env_ended=np.zeros(num_envs, np.bool_),
+            episode=np.zeros(num_envs, np.uint64),
+        )
+
+
+def read_spec(env: Any, name: EnvLike) -> EnvSpec:
+    """The spec of a made env.
+
+    Raises:
+        InputError: a space is not supported, or the agents of a parallel env have different spaces.
+    """
+    if not is_parallel(env):
+        frames, padding = find_frame_stack(env)
+        spec = EnvSpec(env_id(name), env.observation_space, env.action_space, frame_stack=frames, frame_padding=padding)
+    else:
+        agents = tuple(env.possible_agents)
+        for kind in ("observation_space", "action_space"):
+            groups: dict[str, list[str]] = {}
+            for agent in agents:
+                groups.setdefault(str(getattr(env, kind)(agent)), []).append(str(agent))
+            if len(groups) > 1:
+                listed = "; ".join(f"{', '.join(members)}: {space}" for space, members in groups.items())
+                raise InputError(
+                    f"env '{env_id(name)}': its agents have different {kind}s ({listed}). Groups of agents are not "
+                    "supported yet: pad the spaces to one (supersuit's pad_observations_v0, pad_action_space_v0)"
+                )
+        spec = EnvSpec(env_id(name), env.observation_space(agents[0]), env.action_space(agents[0]), agents)
+    observation_zeros(spec.observation_space, (0,))
+    ActionCodec(spec.action_space)
+    return spec
+
+
+def find_frame_stack(env: Any) -> tuple[int, str]:
+    """How many frames an observation of a gymnasium env stacks, and what is below an episode's first frame.
+
+    Returns:
+        `FrameStackObservation`'s stack_size and padding_type, if it is in the chain of wrappers, stacks a Box and pads
+        by "reset" or "zero", and if the wrappers around it leave the observation space as it is and do not touch
+        observations themselves. Otherwise, and for a single frame: 0 and "reset".
+    """
+    space, none = env.observation_space, (0, "reset")
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, FrameStackObservation):
+            known = isinstance(space, spaces.Box) and space == env.observation_space
+            known &= env.stack_size > 1 and env.padding_type in ("reset", "zero")
+            return (env.stack_size, env.padding_type) if known else none
+        if isinstance(env, (gym.ObservationWrapper, MaxAndSkipObservation)):
+            return none
+        env = env.env
+    return none
+
+
+class EnvRows:
+    """Adapts one env to rows: `begin` and `step` write at one index of `RowBuffers`; episodes restart by themselves.
+
+    Attributes:
+        env: the wrapped env.
+        spec: its spec.
+    """
+
+    def __init__(self, env: Any, spec: EnvSpec, buffers: RowBuffers | None = None, index: int = 0) -> None:
+        """Adapt `env`, whose spec `read_spec` gives; `buffers` of one env are made when none are given."""
+        self.env = env
+        self.spec = spec
+        self.buffers = RowBuffers.zeros(spec, 1) if buffers is None else buffers
+        self._index = index
+        self._parallel = is_parallel(env)
+        self._row = {agent: row for row, agent in enumerate(self.spec.agents)}
+
+    def begin(self, episode: int) -> None:
+        """Start an episode, seeded by its number.
+
+        Raises:
+            EnvError: an observation lacks an entry, or has another shape or dtype than its space.
+        """
+        self._begin(episode, check=True)
+
+    def _begin_next(self) -> None:
+        self._begin(int(self.buffers.episode[self._index]) + 1)
+
+    def _begin(self, episode: int, check: bool = False) -> None:
+        self.buffers.episode[self._index] = episode
+        obs, _ = self.env.reset(seed=episode_seed(episode))
+        who = f"env '{self.spec.id}'"
+        if not self._parallel:
+            if check:
+                check_observation(self.spec.observation_space, obs, who)
+            write_observation(self.spec.observation_space, self.buffers.obs, (self._index, 0), obs)
+            self.buffers.alive[self._index] = True
+            return
+        if not self.env.agents:
+            raise EnvError(f"{who} has no agents after reset; expected at least one of {', '.join(self.spec.agents)}")
+        if check:
+            for agent, value in obs.items():
+                check_observation(self.spec.observation_space, value, f"{who}, agent {agent}")
+        self._write_living(obs, self.env.agents)
+
+    def step(self, actions: Array) -> dict[str, Any]:
+        """Step the env once and restart it if its episode is over.
+
+        Args:
+            actions: `[A, ...]` in the env's format (`ActionCodec.to_env`); rows of agents that are gone are ignored.
+
+        Returns:
+            the env's info (of the last step, not of a reset); for a parallel env {agent: info} of those that have one.
+
+        Raises:
+            EnvError: a parallel env broke its contract.
+        """
+        return self._step_parallel(actions) if self._parallel else self._step_single(actions[0])
+
+    def _step_single(self, action: Any) -> dict[str, Any]:
+        buffers, e = self.buffers, self._index
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        buffers.reward[e, 0] = reward
+        buffers.terminated[e, 0] = terminated
+        buffers.truncated[e, 0] = truncated and not terminated
+        if terminated or truncated:
+            buffers.ended[e] = buffers.env_ended[e] = True
+            write_observation(self.spec.observation_space, buffers.final_obs, (e, 0), obs)
+            self._begin_next()
+        else:
+            buffers.ended[e] = buffers.env_ended[e] = False
+            write_observation(self.spec.observation_space, buffers.obs, (e, 0), obs)
+        return info if isinstance(info, dict) else {}
+
+    def _step_parallel(self, actions: Array) -> dict[str, Any]:
+        buffers, e = self.buffers, self._index
+        acting = {agent: actions[self._row[agent]] for agent in self.env.agents}
+        obs, rewards, terminations, truncations, infos = self.env.step(acting)
+        for array in (buffers.reward, buffers.terminated, buffers.truncated, buffers.ended, buffers.env_ended):
+            array[e] = 0
+        # Some envs keep an agent that has ended in env.agents, and go on to report its end: it counts once.
+        over = {agent for agent in self._row if terminations.get(agent) or truncations.get(agent)}
+        ended = []
+        for agent, row in self._row.items():
+            if not buffers.alive[e, row]:
+                continue
+            terminated, truncated = bool(terminations.get(agent)), bool(truncations.get(agent))
+            buffers.reward[e, row] = rewards.get(agent, 0.0)
+            buffers.terminated[e, row] = terminated
+            buffers.truncated[e, row] = truncated and not terminated
+            if agent in over:
+                ended.append(agent)
+            elif agent not in self.env.agents:
+                raise EnvError(
+                    f"env '{self.spec.id}': agent {agent} left env.agents with neither termination nor truncation; "
+                    "return True for it in one of the two in the step in which it leaves"
+                )
+        living = [agent for agent in self.env.agents if agent not in over]
+        self._write_living(obs, living)
+        if ended or not living:
+            self._end(obs, ended, over=not living)
+        return {agent: info for agent, info in infos.items() if info}
+
+    def _write_living(self, obs: dict[str, Any], living: list[str]) -> None:
+        """Write observations and `alive` of all rows: those in `living` from `obs`, zeros for the others."""
+        buffers, e = self.buffers, self._index
+        for agent, row in self._row.items():
+            is_living = agent in living
+            if is_living:
+                if agent not in obs:
+                    raise EnvError(
+                        f"env '{self.spec.id}': agent {agent} is in env.agents but has no observation; it has those of "
+                        f"{', '.join(map(str, obs))}. Return one for each agent that acts next"
+                    )
+                write_observation(self.spec.observation_space, buffers.obs, (e, row), obs[agent])
+            elif buffers.alive[e, row]:
+                clear_observation(buffers.obs, (e, row))
+            buffers.alive[e, row] = is_living
+
+    def _end(self, obs: dict[str, Any], ended: list[str], over: bool) -> None:
+        """Keep the final observations of the agents whose episode ended; restart the env when nobody is left."""
+        buffers, e = self.buffers, self._index
+        for agent, row in self._row.items():
+            if agent in obs:
+                write_observation(self.spec.observation_space, buffers.final_obs, (e, row), obs[agent])
+            elif agent in ended and not buffers.terminated[e, row]:
+                raise EnvError(
+                    f"env '{self.spec.id}': agent {agent} was truncated without a final observation; "
+                    "return its observation in the step in which it ends (it is needed for the bootstrap)"
+                )
+            else:
+                clear_observation(buffers.final_obs, (e, row))
+        buffers.ended[e] = bool(ended)
+        buffers.env_ended[e] = over
+        if over:
+            self._begin_next()
+
+    def close(self) -> None:
+        """Close the env."""
+        self.env.close()

@@ -1,0 +1,107 @@
+"""Making a vector env of a kind, and measuring which kind is fastest."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from wiserl.core.actions import ActionCodec
+from wiserl.env.make import EnvLike
+from wiserl.env.vector.base import VECTOR_KINDS, VectorEnv, VectorKind
+from wiserl.env.vector.inline import InlineVector
+from wiserl.util.errors import InputError, nearest
+
+_MEASURE_SECONDS = 0.03
+_WORTH_IT = 1.5
+# What a step through worker processes costs besides the envs' own time: seconds, and seconds per worker.
+_POOL_SECONDS, _POOL_SECONDS_PER_WORKER = 30e-6, 20e-6
+
+
+def make_vector(
+    env: EnvLike,
+    kwargs: Mapping[str, Any] | None,
+    num_envs: int,
+    kind: str = "inline",
+    num_workers: int | None = None,
+) -> VectorEnv:
+    """Make a vector env.
+
+    Args:
+        env: see `make_env`.
+        kwargs: arguments of the env.
+        num_envs: how many envs.
+        kind: "inline", "native" or "process"; `choose_vector` measures which is fastest.
+        num_workers: worker processes of kind "process"; None: as many as there are cores, at most `num_envs`.
+
+    Raises:
+        InputError: an unknown kind, a count below 1, or an env that cannot be made this way.
+    """
+    if num_envs < 1:
+        raise InputError(f"number of envs is {num_envs}; expected 1 or more")
+    if kind == "inline":
+        return InlineVector(env, kwargs, num_envs)
+    if kind == "native":
+        from wiserl.env.vector.native import NativeVector
+
+        return NativeVector(env, kwargs, num_envs)
+    if kind == "process":
+        from wiserl.env.vector.process import ProcessVector
+
+        return ProcessVector(env, kwargs, num_envs, num_workers)
+    raise InputError(f"vector kind '{kind}' is not known: {nearest(kind, VECTOR_KINDS)}")
+
+
+def choose_vector(env: EnvLike, kwargs: Mapping[str, Any] | None, num_envs: int, cores: int) -> tuple[VectorKind, str]:
+    """Measure which kind of vector env is fastest, for at most some 0.1 s besides making the env.
+
+    Inline, unless another kind is at least 1.5 times as fast. Worker processes are estimated from the time of a step,
+    not started to find out. A native version whose spaces differ from the plain env's is not considered.
+
+    Args:
+        env: see `make_env`.
+        kwargs: arguments of the env.
+        num_envs: how many envs are to be stepped together.
+        cores: how many of them may be stepped at the same time.
+
+    Returns:
+        the kind, and one sentence that says why, with the numbers.
+    """
+    from wiserl.env.vector.native import NativeVector, has_native
+
+    with InlineVector(env, kwargs, 1) as single:
+        spec = single.spec
+        seconds = num_envs * _seconds_per_step(single)
+    times: dict[VectorKind, float] = {"inline": seconds}
+    said = [f"{num_envs} env{'s' * (num_envs > 1)} of '{spec.id}' take {seconds * 1e6:.0f} µs a step in this process"]
+    if has_native(env):
+        with NativeVector(env, kwargs, num_envs) as native:
+            if (native.spec.observation_space, native.spec.action_space) == (spec.observation_space, spec.action_space):
+                times["native"] = _seconds_per_step(native)
+                said.append(f"{times['native'] * 1e6:.0f} µs in the env's native vector version")
+            else:
+                said.append("its native vector version has other spaces")
+    workers = min(cores, num_envs)
+    if workers > 1:
+        overhead = _POOL_SECONDS + workers * _POOL_SECONDS_PER_WORKER
+        times["process"] = math.ceil(num_envs / workers) / num_envs * seconds + overhead
+        said.append(f"an estimated {times['process'] * 1e6:.0f} µs in {workers} worker processes")
+    fastest = min(times, key=lambda kind: times[kind])
+    kind: VectorKind = fastest if times["inline"] >= _WORTH_IT * times[fastest] else "inline"
+    return kind, f"{kind}: {', '.join(said)}"
+
+
+def _seconds_per_step(vector: VectorEnv) -> float:
+    """Seconds per vector step under uniform actions, the first step (which may compile or load things) left out."""
+    shape = (64, vector.num_envs, vector.spec.num_agents)
+    actions = ActionCodec(vector.spec.action_space).random(np.random.default_rng(0), shape)
+    vector.reset(range(vector.num_envs))
+    vector.step(actions[0])
+    steps, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < _MEASURE_SECONDS or not steps:
+        vector.step(actions[steps % len(actions)])
+        steps += 1
+    return elapsed / steps

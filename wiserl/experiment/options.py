@@ -1,0 +1,251 @@
+"""The options of a run: where they come from (defaults, preset, file, flags), what they may be, what follows from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from wiserl.agent.catalogue import AlgoLike, algorithm_class, algorithm_name, algorithm_names
+from wiserl.core.config import (
+    Count,
+    NonNegative,
+    PositiveInt,
+    convert,
+    defaults_with,
+    field_names,
+    make_config,
+    parse_value,
+)
+from wiserl.env.make import EnvLike, env_id
+from wiserl.net.choice import NetworkConfig, with_net
+from wiserl.util.errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Options of a run. All counts of steps are env steps over all runners and envs."""
+
+    algo: str
+    env: Any  # EnvLike
+    total_steps: PositiveInt = 100_000  # env steps to train for; the last round is cut to end there
+    runners: PositiveInt = 1  # processes that sample
+    envs: PositiveInt = 8  # per runner
+    vector: Literal["auto", "native", "inline", "process"] = "auto"  # how a runner steps its envs; auto measures
+    backend: Literal["auto", "local", "ray"] = "auto"  # auto: local for one runner, ray for more
+    device: str = "auto"  # of the learner: cpu, cuda, cuda:1; runners act on the CPU
+    sync: bool = True  # runners wait for every new set of weights
+    seed: Count = 0  # of everything random in the run
+    run_dir: str | None = None  # default: runs/ALGO-ENV-sSEED
+    eval_every: Count = 0  # env steps; 0: at the end only
+    eval_episodes: PositiveInt = 20  # per evaluation
+    checkpoint_every: Count = 0  # env steps; 0: five in a run
+    keep_checkpoints: PositiveInt = 3  # the newest; last and best stay in any case
+    save_replay: bool = (
+        True  # in the newest checkpoint; without it a resumed off-policy run starts with an empty replay
+    )
+    max_inflight: Count = 0  # async: fragments per runner that may be unanswered; 0: 1 on-policy, 2 off-policy
+    max_restarts: Count = 3  # of each runner whose process died, and of the learner
+    learner_gpus: NonNegative = 0.0  # GPUs asked of Ray for the learner
+    preset: bool = True  # start from the tuned options of this algorithm and env, where there are some
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+RUN_OPTIONS = tuple(name for name in field_names(RunConfig) if name not in ("algo", "env", "env_kwargs"))
+
+
+_GONE = ("reset_at_checkpoint",)  # options of earlier versions, which saved runs still name
+
+# What a resumed run cannot change.
+_KEPT = (
+    "envs",
+    "runners",
+    "seed",
+    "sync",
+    "vector",
+    "preset",
+    "dataset",
+    "dataset_share",
+    "net",
+    "cell",
+    "memory_units",
+)
+
+
+@functools.cache
+def presets() -> dict[str, dict[str, dict[str, Any]]]:
+    """Tuned options by algorithm and env."""
+    text = resources.files("wiserl").joinpath("presets.yaml").read_text(encoding="utf-8")
+    loaded: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(text)
+    return loaded
+
+
+def preset_for(algo: AlgoLike, env: EnvLike) -> Mapping[str, Any]:
+    """The tuned options of an algorithm on an env, none for most. They are those of the algorithm of that name alone: a class
+    derived from it has defaults of its own, which they would hide.
+    """
+    return presets().get(algorithm_name(algorithm_class(algo)), {}).get(env_id(env), {})
+
+
+def read_config_file(path: str | Path) -> dict[str, Any]:
+    """Options from a YAML or JSON file: run options and hyper-parameters side by side, `env_kwargs` as a mapping.
+
+    Raises:
+        InputError: it does not exist or is no mapping.
+    """
+    path = Path(path)
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
+    except OSError as error:
+        raise InputError(f"config file '{path}' cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"config file '{path}' is neither YAML nor JSON: {' '.join(str(error).split())}") from None
+    if not isinstance(loaded, dict):
+        raise InputError(
+            f"config file '{path}' holds a {type(loaded).__name__}; expected a mapping of options to values"
+        )
+    return loaded
+
+
+def resolve(algo: AlgoLike, env: EnvLike, options: Mapping[str, Any], use_preset: bool = True) -> tuple[RunConfig, Any]:
+    """Everything a run needs to know, from what was given: the run's options and the algorithm's configuration.
+
+    Args:
+        algo: name of an algorithm, `module:Class` of a user's own, or the class.
+        env: what `make_env` takes.
+        options: run options and hyper-parameters by name; `env.KEY` (or `env_kwargs`) goes to the env, and `network` is `net`.
+            None: not given.
+        use_preset: start from the preset of this algorithm and env, where there is one and the option `preset` is not off.
+
+    Raises:
+        InputError: an unknown algorithm or option, a value of the wrong type or out of range.
+    """
+    config_class, name = algorithm_class(algo).config_class, algorithm_name(algo)
+    hyper_names = field_names(config_class)
+    wanted = options.get("preset")
+    use_preset &= wanted is None or convert(wanted, bool, "preset", "train")
+    preset = preset_for(algo, env) if use_preset else {}
+    run_values: dict[str, Any] = {"env_kwargs": {}}
+    hyper_values: dict[str, Any] = {}
+    for source in (preset, with_net(options) if issubclass(config_class, NetworkConfig) else options):
+        for key, value in source.items():
+            if value is None and (key in RUN_OPTIONS or key == "env_kwargs"):
+                continue
+            if key == "env_kwargs":
+                if not isinstance(value, Mapping):
+                    raise InputError(f"env_kwargs={value!r} is not valid: expected a mapping of names to values")
+                run_values["env_kwargs"].update(value)
+            elif key.startswith("env."):
+                run_values["env_kwargs"][key[4:]] = parse_value(value) if isinstance(value, str) else value
+            elif key in hyper_names:
+                hyper_values[key] = value
+            elif key in RUN_OPTIONS:
+                run_values[key] = value
+            else:
+                names = [*hyper_names, *RUN_OPTIONS, "env.KEY"]
+                raise InputError(
+                    f"unknown option '{key}' for {name}: {nearest(key, names)}.{_where_to_look(key, name)}"
+                )
+    run = make_config(RunConfig, {**run_values, "algo": name, "env": env}, "train")
+    in_round = run.envs * (run.runners if run.sync else 1)
+    config: Any = make_config(config_class, {**defaults_with(config_class, in_round), **hyper_values}, name)
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", run.device):
+        raise InputError(f"unknown device '{run.device}': expected auto, cpu, cuda or cuda:INDEX")
+    return run, config
+
+
+def _where_to_look(option: str, algo: str) -> str:
+    """Which algorithms have an option that `algo` has not, and what lists those it has."""
+    having = [name for name in algorithm_names() if option in field_names(algorithm_class(name).config_class)]
+    others = f" '{option}' is an option of {', '.join(having)}." if having else ""
+    return others if ":" in algo else f"{others} `wiserl list options {algo}` explains those of {algo}"
+
+
+def backend_for(run: RunConfig) -> str:
+    """The backend of a run: what was asked; `auto` is WISERL_BACKEND, else local for one runner and Ray for more."""
+    import os
+
+    from wiserl.transport.registry import resolve_backend
+
+    if run.backend == "auto" and "WISERL_BACKEND" not in os.environ and run.runners == 1:
+        return "local"
+    return resolve_backend(run.backend)
+
+
+def run_options_of(folder: Path, changes: Mapping[str, Any]) -> tuple[str, Any, dict[str, Any]]:
+    """Algorithm, env and options of a run folder, to resume it, with `changes` on top.
+
+    Raises:
+        InputError: no run there, or a change of algorithm, env, or of what its checkpoint depends on.
+    """
+    path = folder / "config.json"
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise InputError(f"'{folder}' is not a run folder: it has no config.json") from None
+    except ValueError as error:
+        raise InputError(f"'{path}' is corrupt: {error}") from None
+    options = {**saved["run"], **saved["hyperparameters"]}
+    for name in _GONE:
+        options.pop(name, None)
+    algo, env = options.pop("algo"), options.pop("env")
+    if "net" in options:
+        changes = with_net(changes)
+    for key, value in changes.items():
+        fixed = key in _KEPT and key in options and _differs(options[key], value)
+        if value is not None and fixed:
+            raise InputError(
+                f"--resume with {key}={value}: the run in '{folder}' has {key}={options[key]}; train anew to change it"
+            )
+        if value is not None:
+            options[key] = value
+    options["run_dir"] = str(folder)
+    return algo, env, options
+
+
+def convert_like(example: Any, value: Any) -> Any:
+    """`value` as the type of `example`, for comparison."""
+    return convert(value, type(example), "value", "resume") if value is not None else value
+
+
+def _differs(saved: Any, value: Any) -> bool:
+    if isinstance(saved, list) or isinstance(value, list):  # layers, or a name where there were layers
+        return bool(value != saved)
+    return bool(convert_like(saved, value) != saved)
+
+
+def with_defaults(run: RunConfig, steps_per_round: int, device_options: tuple[str, float]) -> RunConfig:
+    """Fill in what depends on the rest: how often to save, the learner's device and its GPUs on Ray."""
+    device, gpus = device_options
+    every = run.checkpoint_every or max(run.total_steps // 5, steps_per_round)
+    return dataclasses.replace(run, checkpoint_every=every, device=device, learner_gpus=gpus)
+
+
+def learner_device(run: RunConfig, backend: str) -> tuple[str, float]:
+    """The device the learner will use, and the GPUs to ask of Ray for it.
+
+    `auto` is a GPU where there is one: in this process, or on Ray if GPUs were asked for or a look at the machine shows one.
+    A GPU on Ray counts from 0 in the learner's process, whichever it is.
+
+    Raises:
+        InputError: a GPU was asked for and this process, which is to use it, has none.
+    """
+    import torch
+
+    from wiserl.util.device import check_device
+
+    if backend == "local":
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if run.device == "auto" else run.device
+        return check_device(device), 0.0
+    wants = run.device.startswith("cuda") or (
+        run.device == "auto" and (run.learner_gpus > 0 or torch.cuda.is_available())
+    )
+    return ("cuda", run.learner_gpus or 1.0) if wants else ("cpu", 0.0)

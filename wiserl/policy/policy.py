@@ -1,0 +1,107 @@
+"""A trained policy, opened for acting: no Ray, no env, no learner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wiserl.agent.base.algorithm import Algorithm
+from wiserl.agent.base.divergence import check_actions
+from wiserl.agent.catalogue import algorithm_class
+from wiserl.core.actions import ActionCodec
+from wiserl.core.config import make_config
+from wiserl.core.memory import RowMemory
+from wiserl.core.spaces import check_observation, observation_zeros, write_observation
+from wiserl.core.spec import EnvSpec
+from wiserl.core.tree import Array, Nested, leading_axes
+from wiserl.run_folder.checkpoint import Checkpoint, open_checkpoint
+from wiserl.util.device import check_device
+from wiserl.util.errors import EnvError, InputError
+
+
+class Policy:
+    """Chooses actions as the env takes them.
+
+    Attributes:
+        spec: the env's spaces and agents.
+        manifest: the checkpoint's manifest.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
+        self.manifest = checkpoint.manifest
+        self.spec = EnvSpec.from_json(self.manifest["spec"])
+        chosen = algorithm_class(self.manifest["algo"])
+        config: Any = make_config(chosen.config_class, self.manifest["config"], self.manifest["algo"])
+        self._algorithm: Algorithm = chosen(spec=self.spec, config=config, seed=self.manifest["seed"])
+        try:
+            self._algorithm.policy.load_state_dict(checkpoint.weights())
+        except RuntimeError as error:
+            raise InputError(
+                f"checkpoint '{checkpoint.path}' does not hold a {self.manifest['algo']} network: {error}"
+            ) from None
+        self._algorithm.move_to(check_device(device))
+        # Where training left off: a new algorithm would act at random, as before its first update.
+        self._algorithm.env_steps, self._algorithm.updates = self.manifest["env_steps"], self.manifest.get("updates", 0)
+        self._codec = ActionCodec(self.spec.action_space)
+        self._memories: dict[str, RowMemory] = {}  # by agent
+
+    def memory(self, envs: int, agents: int) -> RowMemory:
+        """What acting on so many rows remembers, for `act`: nothing yet."""
+        return RowMemory(self._algorithm.memory_size, envs, agents)
+
+    def act(self, obs: Nested, deterministic: bool = True, memory: RowMemory | None = None) -> Array:
+        """Policy-format actions `[E, A, ...]` for observations `[E, A, ...]`, as a `VectorEnv` takes them.
+
+        `memory` is of the same rows, and is brought up to date; None: these are first steps of episodes.
+
+        Raises:
+            Diverged: the weights are such that an action is infinite or NaN.
+        """
+        if memory is None:
+            memory = self.memory(*leading_axes(obs))
+        chosen = self._algorithm.choose_action(obs, deterministic, **memory.arguments())
+        memory.take(chosen)
+        check_actions(self._algorithm, self.manifest["algo"], chosen["action"], obs, axes=2)
+        return chosen["action"]
+
+    def choose_action(self, obs: Any, deterministic: bool = True, agent: str = "") -> Any:
+        """The env's action for one agent's observation, as the env returns it.
+
+        A policy with memory remembers what it was given since the last `reset`, for each `agent` by itself.
+
+        Raises:
+            InputError: the observation does not fit the space the policy was trained on.
+        """
+        try:
+            check_observation(self.spec.observation_space, obs, self.spec.agents[0])
+            buffers = observation_zeros(self.spec.observation_space, (1, 1))
+            write_observation(self.spec.observation_space, buffers, (0, 0), obs)
+        except (EnvError, TypeError, ValueError, KeyError) as error:
+            raise InputError(f"observation does not fit {self.spec.observation_space}: {error}") from None
+        memory = self._memories.setdefault(agent, self.memory(1, 1))
+        action = self._codec.to_env(self.act(buffers, deterministic, memory))[0, 0]
+        return action.item() if np.ndim(action) == 0 else action
+
+    def reset(self) -> None:
+        """Forget the episode so far. Call it when one begins; a policy without memory has nothing to forget."""
+        self._memories.clear()
+
+    def reseed(self, *parts: int | str) -> None:
+        """Seed the generator that `deterministic=False` draws from."""
+        self._algorithm.reseed(*parts)
+
+
+def load(run_dir: str | Path, checkpoint: str = "last", device: str = "cpu") -> Policy:
+    """Open a policy from a run folder (or a checkpoint's own folder).
+
+    Args:
+        run_dir: as given to `train`.
+        checkpoint: `last`, `best`, or a number of env steps.
+        device: where the network lives: cpu, cuda or cuda:INDEX.
+
+    Raises:
+        InputError: no such run, checkpoint or device, or it is corrupt.
+    """
+    return Policy(open_checkpoint(run_dir, checkpoint), device)

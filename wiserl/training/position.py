@@ -1,0 +1,114 @@
+"""Where a runner's envs stand, so that a resumed run can go on in the midst of their episodes.
+
+The state of an env cannot be saved in general. But an episode is a function of its seed and the actions taken in it: with
+each fragment a runner says which episodes are going and for how long, the learner keeps the actions since they began, and a
+new runner begins the same episodes and steps through them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from wiserl.core.tree import Array, Nested, tree_map
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a runner stands after a fragment.
+
+    Attributes:
+        rank: of the runner.
+        vector_steps: steps it has made so far, of each env.
+        episodes: uint64 `[E]`, the episodes going (`util.seeding`); None: the envs cannot be seeded one by one.
+        ages: int64 `[E]`, steps made in each of them.
+        actions: `[T, E, A, ...]`, what was chosen in the fragment.
+        obs: `[E, A, ...]`, what the next actions will be chosen on.
+        memory: float32 `[E, A, M]`, what acting remembers; None: nothing.
+    """
+
+    rank: int
+    vector_steps: int
+    episodes: Array | None
+    ages: Array
+    actions: Array
+    obs: Nested
+    memory: Array | None
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a runner goes on from: a `Position` and, for each env, all actions of the episode going, `[age, A, ...]`."""
+
+    vector_steps: int
+    episodes: Array
+    actions: list[Array]
+    obs: Nested
+    memory: Array | None
+
+
+class Track:
+    """What the learner keeps of one runner: its last position, and the actions since the oldest of its episodes began."""
+
+    def __init__(self, position: Position) -> None:
+        self._last = position
+        self._actions: deque[Array] = deque([position.actions])
+        self._steps = len(position.actions)
+
+    def add(self, position: Position) -> None:
+        """Take in where the runner stands one fragment later."""
+        if position.vector_steps - len(position.actions) != self._last.vector_steps:
+            self._actions.clear()  # a runner that was restarted began new episodes
+            self._steps = 0
+        self._last = position
+        self._actions.append(position.actions)
+        self._steps += len(position.actions)
+        oldest = int(position.ages.max())
+        while self._steps - len(self._actions[0]) >= oldest and len(self._actions) > 1:
+            self._steps -= len(self._actions.popleft())
+
+    def continuation(self) -> Continuation | None:
+        """What a new runner goes on from; None where its envs cannot be brought to where they were."""
+        last = self._last
+        if last.episodes is None or last.ages.max() > self._steps:
+            return None
+        actions = np.concatenate(self._actions)
+        chosen = [actions[self._steps - age :, env].copy() for env, age in enumerate(last.ages.tolist())]
+        return Continuation(last.vector_steps, last.episodes, chosen, last.obs, last.memory)
+
+    @property
+    def vector_steps(self) -> int:
+        """Steps the runner has made so far, of each env."""
+        return self._last.vector_steps
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors, for a checkpoint."""
+        going = self.continuation()
+        state: dict[str, Any] = {"rank": self._last.rank, "vector_steps": self._last.vector_steps, "episodes": None}
+        if going is not None:
+            state["episodes"] = going.episodes.tolist()
+            state["ages"] = self._last.ages.tolist()
+            state["actions"] = torch.from_numpy(np.concatenate(going.actions))
+            state["obs"] = tree_map(lambda leaf: torch.from_numpy(np.ascontiguousarray(leaf)), going.obs)
+            state["memory"] = None if going.memory is None else torch.from_numpy(going.memory)
+        return state
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Track:
+        """What `state_dict` gave, as a track again."""
+        rank, vector_steps = state["rank"], state["vector_steps"]
+        if state["episodes"] is None:
+            nothing = np.zeros((0, 0, 0))
+            return cls(Position(rank, vector_steps, None, np.zeros(1, np.int64), nothing, nothing, None))
+        ages = np.array(state["ages"], np.int64)
+        parts = np.split(state["actions"].numpy(), ages.cumsum()[:-1])
+        actions = np.zeros((int(ages.max()), len(ages), *parts[0].shape[1:]), parts[0].dtype)
+        for env, part in enumerate(parts):
+            actions[len(actions) - len(part) :, env] = part
+        memory = None if state["memory"] is None else state["memory"].numpy()
+        obs = tree_map(lambda leaf: leaf.numpy(), state["obs"])
+        return cls(Position(rank, vector_steps, np.array(state["episodes"], np.uint64), ages, actions, obs, memory))

@@ -1,0 +1,131 @@
+"""The learner's side of the transport: rounds, versions, who is waited for. It knows neither Ray nor algorithms."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from wiserl.core.agent import Agent
+from wiserl.transport.messages import WITHOUT_WEIGHTS, Ack, Shipment
+from wiserl.transport.weights import Packed, pack
+
+log = logging.getLogger("wiserl")
+
+
+class Learner:
+    """Owns the one agent that learns, under a name.
+
+    In sync mode a round begins when every expected rank has shipped, takes the oldest shipment of each in rank order and
+    publishes one new version. In async mode each shipment is a round of its own, on arrival.
+    """
+
+    def __init__(self, name: str, agent: Agent, sync: bool) -> None:
+        self.name = name
+        self.agent = agent
+        self.sync = sync
+        self.version = 0
+        self._expected: set[int] = set()
+        self._inbox: dict[int, list[Shipment]] = {}  # by rank; more than one only after a restart
+        self._settled: dict[int, tuple[int, int]] = {}
+        self._weights: Packed | None = None
+        self._fired: Packed | None = None
+        agent._start_learning()
+        agent._publisher = self._take
+        agent._sync_model()
+        self._weights, self._fired = self._fired, None
+        if not agent.acts_on_runner():
+            log.warning(
+                "agent '%s' (%s) has no _sync_model/_update_model, so it acts on the learner: one remote call per step and "
+                "runner on Ray (about 1 ms each) instead of none. Override both to act on the runners.",
+                name,
+                type(agent).__name__,
+            )
+
+    def _take(self, params: Any) -> None:
+        self._fired = pack(params)
+
+    def expect(self, ranks: set[int]) -> None:
+        """Set the ranks a sync round waits for."""
+        self._expected = set(ranks)
+        self._inbox.clear()
+        self._settled.clear()  # the runners may be others than those before, whose shipments are counted anew
+
+    def join(self, rank: int) -> None:
+        """A runner has been restarted: rounds wait for it again.
+
+        What it shipped before it died, if that waits for a round still, is its part of that round.
+        """
+        self._expected.add(rank)
+
+    def leave(self, rank: int) -> None:
+        """A runner has finished or died: rounds wait for it no longer, and one that waited for it alone goes ahead.
+
+        What a runner shipped before it left is still learned from.
+        """
+        self._expected.discard(rank)
+        self._run_full_round()
+        if not self._expected:
+            self._settled.clear()  # the next runners may ship while they are made, before `expect`
+
+    def missing(self) -> list[int]:
+        """Ranks that the current round waits for."""
+        return sorted(self._expected - set(self._inbox))
+
+    def offer(self, shipment: Shipment) -> None:
+        """Take a shipment in; learn at once if it completes a round.
+
+        What a dead runner sent is dropped if its successor's has been learned from: envs do not go back.
+        """
+        if shipment.incarnation < self._settled.get(shipment.rank, (-1, -1))[0]:
+            return
+        if self.sync and shipment.rank in self._expected:
+            waiting = self._inbox.setdefault(shipment.rank, [])
+            waiting.append(shipment)
+            waiting.sort(key=lambda each: each.incarnation)
+            self._run_full_round()
+        else:
+            self._run_round([shipment])
+
+    def settled(self, shipment: Shipment) -> bool:
+        """Whether the round of this shipment has been learned from."""
+        return self._settled.get(shipment.rank, (-1, -1)) >= (shipment.incarnation, shipment.sequence)
+
+    def ack(self, known_version: int) -> Ack:
+        """The newest version, with its weights if the asker has an older one."""
+        return Ack(self.version, self._weights if known_version not in (self.version, WITHOUT_WEIGHTS) else None)
+
+    def act(self, *args: Any, **kwargs: Any) -> Any:
+        """Choose an action here, for agents that do not act on the runners."""
+        with torch.inference_mode(False):
+            return self.agent.choose_action(*args, **kwargs)
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Call a method of the agent by name; what it fires is published at once."""
+        result = getattr(self.agent, method)(*args)
+        self._publish()
+        return result
+
+    def _run_full_round(self) -> None:
+        while self._inbox and self._expected <= self._inbox.keys():
+            shipments = [self._inbox[rank].pop(0) for rank in sorted(self._inbox)]
+            self._inbox = {rank: waiting for rank, waiting in self._inbox.items() if waiting}
+            self._run_round(shipments)
+
+    def _run_round(self, shipments: Sequence[Shipment]) -> None:
+        # A runner may call from inside no_grad or inference mode; learning happens outside of both.
+        with torch.inference_mode(False), torch.enable_grad():
+            self.agent._update_round([shipment.experiences for shipment in shipments])
+            if self._fired is None:
+                self.agent._sync_model()
+        self._publish()
+        for shipment in shipments:
+            done = (shipment.incarnation, shipment.sequence)
+            self._settled[shipment.rank] = max(done, self._settled.get(shipment.rank, done))
+
+    def _publish(self) -> None:
+        if self._fired is not None:
+            self.version += 1
+            self._weights, self._fired = self._fired, None

@@ -1,0 +1,138 @@
+"""Watching over runners in processes of their own: who is waited for, who is replaced, when all may begin."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from wiserl.transport.backend import RunnerGroup
+from wiserl.util.errors import ActorLost
+from wiserl.util.failure import Failure
+
+log = logging.getLogger("wiserl")
+
+
+class Member(Protocol):
+    """A runner's place, filled by one process after another.
+
+    Attributes:
+        rank: of the runner.
+        incarnation: how often it has been replaced.
+        task: what is waited for now: `prepare` of a `RunnerService` at first, then `run`; None: nothing.
+    """
+
+    rank: int
+    incarnation: int
+    task: Any
+
+    def place(self) -> None:
+        """Start a process, and let it `prepare`."""
+        ...
+
+    def run(self) -> None:
+        """Let it `run`."""
+        ...
+
+    def result(self) -> Any:
+        """What the task gave, which is done. Raises ActorLost if the process died instead."""
+        ...
+
+    def end(self) -> None:
+        """End the process."""
+        ...
+
+    def check_placed(self, what: str) -> None:
+        """Raise PlacementError if there is no room for the process."""
+        ...
+
+
+class Learners(Protocol):
+    """What the learners of a session have to be told."""
+
+    def agent_names(self) -> list[str]:
+        """Names of all agents there are."""
+        ...
+
+    def control(self, name: str, method: str, *args: Any) -> Any:
+        """Call `expect`, `join` or `leave` of an agent's learner."""
+        ...
+
+
+def supervise(group: RunnerGroup, learners: Learners, wait: Callable[[Sequence[Any]], Sequence[Any]], poll: Callable[[], None],
+              max_restarts: int) -> int:  # fmt: skip
+    """Let all runners of a group prepare, then run to their end; replace those that die.
+
+    Args:
+        group: its members are `Member`s.
+        learners: told who takes part in their rounds.
+        wait: returns those tasks that are done, after a moment at the latest.
+        poll: called after each wait.
+        max_restarts: how often each runner may be replaced.
+
+    Returns:
+        The number of replacements.
+
+    Raises:
+        ActorLost: a runner has died once too often.
+        PlacementError: there is no room for one.
+        Exception: what a runner's own code raised.
+    """
+    members: Sequence[Member] = group.members
+    agents_of: dict[int, list[str]] = {}
+    restarts, started = 0, False
+    while busy := {member.task: member for member in members if member.task is not None}:
+        done = wait(list(busy))
+        poll()
+        for member in busy.values():
+            member.check_placed(f"runner {member.rank} of '{group.name}'")
+        for task in done:
+            member = busy[task]
+            result = _result(member)
+            member.task = None
+            if isinstance(result, Failure):
+                result.reraise()
+            if isinstance(result, ActorLost):
+                restarts += 1
+                # Before anything else: nobody shall wait for the dead.
+                _tell_all(learners, "leave", member.rank)
+                _replace(member, f"runner {member.rank} of '{group.name}'", result, max_restarts)
+            elif result is None:  # it has run to its end
+                _tell_all(learners, "leave", member.rank)
+            else:
+                agents_of[member.rank] = result
+                if started:
+                    for name in result:
+                        learners.control(name, "join", member.rank)
+                    member.run()
+        if not started and len(agents_of) == group.num:
+            started = True
+            for name in learners.agent_names():
+                learners.control(name, "expect", {rank for rank, names in agents_of.items() if name in names})
+            for member in members:
+                member.run()
+    return restarts
+
+
+def _result(member: Member) -> Any:
+    try:
+        return member.result()
+    except ActorLost as death:
+        return death
+
+
+def _tell_all(learners: Learners, method: str, rank: int) -> None:
+    for name in learners.agent_names():
+        learners.control(name, method, rank)
+
+
+def _replace(member: Member, what: str, death: ActorLost, max_restarts: int) -> None:
+    member.end()
+    if member.incarnation == max_restarts:
+        raise ActorLost(
+            f"{what} died and its {max_restarts} restarts are used up: {death}. "
+            "A process that dies without an exception was killed, often for want of memory"
+        )
+    reason = str(death).splitlines()[0]
+    log.warning("%s died and is restarted (%d of %d): %s", what, member.incarnation + 1, max_restarts, reason)
+    member.place()
