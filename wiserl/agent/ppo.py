@@ -22,7 +22,7 @@ from wiserl.core.tree import Array, Nested, leading_axes, tree_map
 from wiserl.net.acting import Plain
 from wiserl.net.choice import make_encoder
 from wiserl.net.encoder import orthogonal_
-from wiserl.net.heads import DiagonalGaussian, make_head
+from wiserl.net.heads import DiagonalGaussian, make_head, masked_logits, only_valid
 from wiserl.net.images import is_image
 from wiserl.net.normalize import ObservationNormalizer
 from wiserl.net.optim import FlatAdam
@@ -102,14 +102,14 @@ def loss(policy: ActorCritic, batch: dict[str, Any], config: PPOConfig,
     Args:
         policy: the networks.
         batch: tensors `[N, ...]`: obs and advantage (both normalised), action, log_prob (of the policy to stay near), value, target
-            (of the value), and weight (of the surrogate) where another policy has acted.
+            (of the value), weight (of the surrogate) where another policy has acted, action_mask if the env gives masks.
         config: clip_range, clip_range_vf, vf_coef, ent_coef are read.
         log: whether the figures are wanted: a dozen operations more.
 
     Returns:
         The loss, and the figures to log in the order of `LOGGED`, `[6]`, or None.
     """
-    outputs = policy.outputs(batch["obs"])
+    outputs = masked_logits(policy.outputs(batch["obs"]), batch.get("action_mask"))
     log_ratio = policy.head.log_prob(outputs, batch["action"]) - batch["log_prob"]
     ratio = log_ratio.exp()
     # min(A r, A clip(r)) is A r up to a bound that depends on A alone: (1 + clip_range) A above 0, (1 - clip_range) A below.
@@ -159,9 +159,9 @@ class PPO(OnPolicy):
         self.return_scale = ReturnScale(self.num_streams, self.spec.num_agents, config.gamma)
         self.loss: Callable[..., tuple[Tensor, Tensor | None]] = torch.compile(loss) if config.compile else loss
 
-    def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
+    def choose_action(self, obs: Nested, deterministic: bool = False, mask: Array | None = None) -> dict[str, Array]:
         """Sample (or take the likeliest) action; "outputs" are kept to compute log-probabilities for all steps at once."""
-        head, outputs = self.policy.head, self._act(obs).reshape(*leading_axes(obs), -1)
+        head, outputs = self.policy.head, only_valid(self._act(obs).reshape(*leading_axes(obs), -1), mask)
         return {"action": head.mode(outputs) if deterministic else head.sample(outputs, self.rng), "outputs": outputs}
 
     def finish_fragment(self, fragment: Fragment) -> None:
@@ -221,7 +221,9 @@ class PPO(OnPolicy):
         following = next_values(fragment, value, last, final)
         reward = self.return_scale.scale(fragment) if config.normalize_reward else fragment["reward"]
         ends = fragment["terminated"], fragment["truncated"]
-        rows = {name: fragment[name] for name in ("action", "log_prob")}
+        rows: dict[str, Any] = {
+            name: fragment[name] for name in ("action", "log_prob", "action_mask") if name in fragment
+        }
         if self.sync:
             advantage = gae(reward, value, following, *ends, config.gamma, config.gae_lambda)
             target = advantage + value
@@ -237,9 +239,11 @@ class PPO(OnPolicy):
 
     def _proximal(self, obs: Nested, fragment: Fragment) -> tuple[Array, Array]:
         """Log-probabilities under the policy now, `[T, E, A]`, and its ratios to the policy that acted, cut off at 1."""
-        action = to_tensors(fragment["action"], self.device, skip_axes=3)
+        rows = {name: fragment[name] for name in ("action", "action_mask") if name in fragment}
+        chosen = to_tensors(rows, self.device, skip_axes=3)
         with torch.no_grad():
-            log_prob = self.policy.head.log_prob(self.policy.outputs(obs), action)
+            outputs = masked_logits(self.policy.outputs(obs), chosen.get("action_mask"))
+            log_prob = self.policy.head.log_prob(outputs, chosen["action"])
         now = log_prob.cpu().numpy().reshape(fragment["reward"].shape)
         ratio = np.exp(np.minimum(now - fragment["log_prob"], 0.0))
         return now, np.where(fragment.get("alive", True), ratio, np.float32(1.0))

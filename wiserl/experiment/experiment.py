@@ -17,6 +17,7 @@ from wiserl.core.config import to_plain
 from wiserl.core.spec import EnvSpec
 from wiserl.env.goal_reward import GoalReward
 from wiserl.env.make import EnvLike, env_id, make_env
+from wiserl.env.masks import with_masks
 from wiserl.env.rows import read_spec
 from wiserl.env.vector.choose import choose_vector
 from wiserl.experiment.console import Console
@@ -106,9 +107,8 @@ class Experiment:
         self._hyper, self.resume, self._transform = hyper, resume, transform
         algorithm = algorithm_class(run.algo)
         probe = make_env(run.env, run.env_kwargs)
-        self._spec: EnvSpec = dataclasses.replace(
-            read_spec(probe, run.env), goal_reward=GoalReward(run.env, run.env_kwargs)
-        )
+        spec = with_masks(read_spec(probe, run.env), probe)
+        self._spec: EnvSpec = dataclasses.replace(spec, goal_reward=GoalReward(run.env, run.env_kwargs))
         probe.close()
         algorithm(spec=self._spec, config=hyper)  # an env it cannot do is refused here, before anything is started
         self._vector_reason = ""

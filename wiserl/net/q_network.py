@@ -45,22 +45,28 @@ class QNetwork(nn.Module):
         """What it comes down to without a stream for the state's value."""
         return Plain(self.encoder, self.advantage) if self.value is None and self.shape[2] == 1 else None
 
-    def outputs(self, obs: Nested) -> Tensor:
-        """What is learned about each action, `[N, n, K]`."""
+    def outputs(self, obs: Nested, mask: Tensor | None = None) -> Tensor:
+        """What is learned about each action, `[N, n, K]`.
+
+        Advantages are relative to their mean over the actions that are valid by `mask`, bool `[N, n]`; None: over all.
+        """
         features = self.encoder(obs)
         advantage: Tensor = self.advantage(features).view(self.shape)
         if self.value is None:
             return advantage
         value: Tensor = self.value(features).unsqueeze(1)
-        return value + advantage - advantage.mean(1, keepdim=True)
+        if mask is None:
+            return value + advantage - advantage.mean(1, keepdim=True)
+        valid = mask.unsqueeze(2)
+        return value + advantage - (advantage * valid).sum(1, keepdim=True) / valid.sum(1, keepdim=True)
 
     def values(self, outputs: Tensor) -> Tensor:
         """Q-values `[...]` of outputs `[..., K]`; K is 1."""
         return outputs.squeeze(-1)
 
-    def forward(self, obs: Nested) -> Tensor:
+    def forward(self, obs: Nested, mask: Tensor | None = None) -> Tensor:
         """Q-values `[N, n]`."""
-        return self.values(self.outputs(obs))
+        return self.values(self.outputs(obs, mask))
 
 
 class CategoricalNetwork(QNetwork):
@@ -88,6 +94,11 @@ class QuantileNetwork(QNetwork):
     def values(self, outputs: Tensor) -> Tensor:
         """Means of the quantiles."""
         return outputs.mean(-1)
+
+
+def best(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Of values `[N, n]` the action with the largest one in each row, `[N]`, among those that are valid by `mask` bool `[N, n]`."""
+    return (values if mask is None else values.masked_fill(~mask, -torch.inf)).argmax(1)
 
 
 def taken(outputs: Tensor, action: Tensor) -> Tensor:

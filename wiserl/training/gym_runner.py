@@ -12,6 +12,7 @@ from wiserl.agent.base.divergence import check_actions
 from wiserl.agent.catalogue import algorithm_name
 from wiserl.core.actions import ActionCodec
 from wiserl.core.batch import Fragment, check_finite, count_env_steps
+from wiserl.core.masks import MaskLayout
 from wiserl.core.memory import RowMemory
 from wiserl.core.runner import Runner
 from wiserl.core.spaces import observation_zeros
@@ -97,6 +98,8 @@ class GymRunner(Runner):
             "terminated": np.zeros(shape, bool),
             "truncated": np.zeros(shape, bool),
         }
+        if self.policy.plan.spec.masks:
+            self._buffers["action_mask"] = np.ones((*shape, MaskLayout(self.envs.spec.action_space).size), bool)
         self._alive_buffer = np.ones(shape, bool)
         self._constants = {
             "rank": np.full(args.envs, self.rank),
@@ -142,11 +145,22 @@ class GymRunner(Runner):
 
     def _begin_episodes(self, *where: int | str) -> None:
         self._obs, self._alive = self.envs.reset([derive_seed(*where, env) for env in range(self.args.envs)])
+        self._take_mask()
         self._fresh = True
         self._returns[:] = 0.0
         self._lengths[:] = 0
         self._ages[:] = 0
         self._memory.restart()
+
+    def _take_mask(self) -> None:
+        """The mask of the first step of episodes that begin, or are gone on with."""
+        self._mask, expected = self.envs.mask, self.policy.plan.spec.masks
+        if (self._mask is not None) != bool(expected):
+            has, had = "some" if self._mask is not None else "none", "gave some" if expected else "gave none"
+            raise InputError(
+                f"env '{env_id(self.args.env)}' gives {has} as action masks (--vector {self.envs.kind}), but {had} when it was made "
+                "first; let it give one at each reset and step, or none. With its native vector version, choose --vector inline"
+            )
 
     def _continue(self, going: Continuation | None) -> str | None:
         """Bring the envs to where they were. Returns what is in the way of that, if anything."""
@@ -160,6 +174,7 @@ class GymRunner(Runner):
             parts = [actions[done : done + _STEPS_AT_ONCE] for actions in going.actions]
             self._returns += self.envs.advance(parts)
             done += _STEPS_AT_ONCE
+        self._take_mask()
         self._ages[:] = self._lengths[:] = [len(actions) for actions in going.actions]
         same = all(
             np.array_equal(found, saved, equal_nan=found.dtype.kind == "f")
@@ -215,7 +230,9 @@ class GymRunner(Runner):
         self._begin_episodes(self.args.seed, self.rank, self.incarnation, "random")
         try:
             while sampled < env_steps:
-                fragment = self._sample(lambda obs: {"action": codec.random(random, shape)}, self.args.steps)
+                fragment = self._sample(
+                    lambda obs: {"action": codec.random(random, shape, self._mask)}, self.args.steps
+                )
                 sampled += count_env_steps(fragment)
                 yield fragment
         finally:
@@ -223,7 +240,8 @@ class GymRunner(Runner):
             self._go_on()
 
     def _act(self, obs: Nested) -> dict[str, Array]:
-        chosen = self.policy.choose_action(obs, **self._memory.arguments())
+        beside = self._memory.arguments() if self._mask is None else {**self._memory.arguments(), "mask": self._mask}
+        chosen = self.policy.choose_action(obs, **beside)
         self._memory.take(chosen)
         return chosen
 
@@ -276,6 +294,8 @@ class GymRunner(Runner):
         for name, value in action.items():
             chosen[name][t] = value
         _store(self._obs_buffer, t, self._obs)
+        if self._mask is not None:
+            self._buffers["action_mask"][t] = self._mask
         alive = self._alive
         if alive is not None:
             self._alive_buffer[t] = alive
@@ -290,18 +310,18 @@ class GymRunner(Runner):
         self._lengths += 1 if alive is None else stepped
         self._ages += 1
         if step.final_envs:
-            ends.append((t, step.final_envs, tree_map(np.copy, step.final_obs)))
+            ends.append((t, step.final_envs, tree_map(np.copy, step.final_obs), step.final_mask))
             for env in step.env_ended:
                 finished.append((self._returns[env], self._lengths[env]))
                 self._returns[env] = self._lengths[env] = self._ages[env] = 0
         self._memory.forget(step.terminated | step.truncated, step.alive)
-        self._obs, self._alive = step.obs, step.alive
+        self._obs, self._alive, self._mask = step.obs, step.alive, step.mask
 
     def _fragment(self, steps: int, chosen: dict[str, Array], ends: list[Any], finished: list[tuple[float, int]],
                   fresh: bool) -> Fragment:  # fmt: skip
-        at = [(t, env) for t, envs, _ in ends for env in envs]
+        at = [(t, env) for t, envs, *_ in ends for env in envs]
         if ends:
-            final_obs = tree_map(lambda *leaves: np.concatenate(leaves), *(obs for _, _, obs in ends))
+            final_obs = tree_map(lambda *leaves: np.concatenate(leaves), *(obs for _, _, obs, _ in ends))
         else:
             final_obs = tree_map(lambda leaf: leaf[:0], self._obs)
         fragment = {
@@ -318,6 +338,9 @@ class GymRunner(Runner):
         }
         if self._alive is not None:
             fragment["alive"] = self._alive_buffer[:steps]
+        if self._mask is not None:
+            fragment["last_mask"] = self._mask.copy()
+            fragment["final_mask"] = np.concatenate([self._mask[:0], *(mask for *_, mask in ends)])
         return fragment
 
 
