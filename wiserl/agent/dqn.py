@@ -23,7 +23,7 @@ from wiserl.core.config import Fraction, NonNegative, PositiveFloat, PositiveInt
 from wiserl.core.tree import Array, Nested, leading_axes
 from wiserl.net.noisy import Noise
 from wiserl.net.optim import TrainedNetwork
-from wiserl.net.q_network import CategoricalNetwork, QNetwork, best, taken
+from wiserl.net.q_network import CategoricalNetwork, QNetwork, best, inputs, taken
 from wiserl.ops.distributional import project
 from wiserl.ops.exploration import epsilon_greedy, random_choices
 from wiserl.ops.losses import weighted_mean
@@ -100,13 +100,13 @@ def td_loss(network: QNetwork, target: QNetwork, batch: dict[str, Any],
     Returns:
         The loss, the TD errors `[N]` and the Q-values of the actions taken `[N]`.
     """
-    mask, next_mask = batch.get("action_mask"), batch.get("next_action_mask")
+    before, after, next_mask = inputs(batch)
     with torch.no_grad():
-        following = target(batch["next_obs"], next_mask)
-        chooser = network(batch["next_obs"], next_mask) if config.double else following
+        following = target(*after)
+        chooser = network(*after) if config.double else following
         bootstrap = following.gather(1, best(chooser, next_mask).unsqueeze(1)).squeeze(1)
         goal = batch["reward"] + batch["discount"] * ~batch["terminated"] * bootstrap
-    values = network(batch["obs"], mask).gather(1, batch["action"].unsqueeze(1)).squeeze(1)
+    values = network(*before).gather(1, batch["action"].unsqueeze(1)).squeeze(1)
     total = weighted_mean(F.smooth_l1_loss(values, goal, reduction="none"), batch)
     return total, goal - values.detach(), values.detach()
 
@@ -125,14 +125,14 @@ def categorical_loss(network: CategoricalNetwork, target: CategoricalNetwork, ba
         The loss; each row's Kullback-Leibler divergence `[N]`, Rainbow's priority (Hessel et al. 2018); the Q-values of the
         actions taken `[N]`.
     """
-    mask, next_mask = batch.get("action_mask"), batch.get("next_action_mask")
+    before, after, next_mask = inputs(batch)
     with torch.no_grad():
-        following = target.outputs(batch["next_obs"], next_mask)
-        chooser = network.outputs(batch["next_obs"], next_mask) if config.double else following
+        following = target.outputs(*after)
+        chooser = network.outputs(*after) if config.double else following
         chosen = best(network.values(chooser), next_mask)
         discount = batch["discount"] * ~batch["terminated"]
         goal = project(taken(following, chosen).softmax(1), batch["reward"], discount, network.support)
-    logits = taken(network.outputs(batch["obs"], mask), batch["action"])
+    logits = taken(network.outputs(*before), batch["action"])
     cross_entropy = -(goal * logits.log_softmax(1)).sum(1)
     divergence = cross_entropy.detach() + torch.xlogy(goal, goal).sum(1)
     return weighted_mean(cross_entropy, batch), divergence, network.values(logits.detach())

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wiserl.agent.dqn import QLearning, QLearningConfig
 from wiserl.core.config import Fraction, PositiveFloat, PositiveInt
-from wiserl.net.q_network import QNetwork, QuantileNetwork, best, taken
+from wiserl.net.q_network import QNetwork, QuantileNetwork, best, inputs, taken
 from wiserl.ops.losses import weighted_mean
 
 
@@ -66,14 +66,14 @@ def quantile_loss(network: QNetwork, target: QNetwork, batch: dict[str, Any],
     Returns:
         The loss, that of each row `[N]` (the new priorities) and the Q-values of the actions taken `[N]`.
     """
-    mask, next_mask = batch.get("action_mask"), batch.get("next_action_mask")
+    before, after, next_mask = inputs(batch)
     with torch.no_grad():
-        following = target.outputs(batch["next_obs"], next_mask)
-        chooser = network.outputs(batch["next_obs"], next_mask) if config.double else following
+        following = target.outputs(*after)
+        chooser = network.outputs(*after) if config.double else following
         chosen = best(network.values(chooser), next_mask)
         discount = batch["discount"] * ~batch["terminated"]
         goal = batch["reward"].unsqueeze(1) + discount.unsqueeze(1) * taken(following, chosen)
-    quantiles = taken(network.outputs(batch["obs"], mask), batch["action"])
+    quantiles = taken(network.outputs(*before), batch["action"])
     losses = quantile_huber(quantiles, goal)
     return weighted_mean(losses, batch), losses.detach(), network.values(quantiles.detach())
 

@@ -209,6 +209,7 @@ def check_env_command(env: str, settings: tuple[str, ...]) -> None:
     """Say what is wrong with an env, and how to mend it. Exit code 1 if anything is."""
     from wiserl.core.config import parse_value
     from wiserl.env.check import check_env
+    from wiserl.env.check_masks import masks_line
 
     kwargs = {key.removeprefix("env."): parse_value(value) for key, value in _settings(settings).items()}
     problems = check_env(env, kwargs)
@@ -217,6 +218,7 @@ def check_env_command(env: str, settings: tuple[str, ...]) -> None:
     if problems:
         raise click.exceptions.Exit(1)
     click.echo(f"'{env}': nothing found; a resumed run continues its episodes exactly")
+    click.echo(masks_line(env, kwargs))
 
 
 def _settings(settings: tuple[str, ...]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from wiserl.core.goals import is_goal_env
 from wiserl.core.spec import EnvSpec
 from wiserl.env.check_continuing import can_continue
 from wiserl.env.check_goals import goal_problem
+from wiserl.env.check_masks import MaskCheck
 from wiserl.env.check_values import Findings
 from wiserl.env.goal_reward import GoalReward
 from wiserl.env.make import EnvLike
@@ -37,8 +38,9 @@ class Checker(Findings, ABC):
     def __init__(self, env: Any) -> None:
         super().__init__()
         self.env = env
-        self._rng = np.random.default_rng(0)
+        self.random = np.random.default_rng(0)
         self._has_goals = False
+        self.masks = MaskCheck(self.say)
         self._goal_steps: list[tuple[Any, Any, Any]] = []  # achieved, desired, reward
 
     def run(self, name: EnvLike, kwargs: Mapping[str, Any]) -> None:
@@ -117,8 +119,8 @@ class Checker(Findings, ABC):
     def _check_seed(self) -> None:
         """Two episodes with one seed and the same actions must not differ."""
         first = copy.deepcopy(self.reset(0))
-        actions = [self.random_action() for _ in range(_SAME_STEPS)]
-        steps = self._episode(actions)
+        actions: list[Any] = []
+        steps = self._episode(actions, _SAME_STEPS)
         if self.problems:
             return  # A NaN differs from itself: comparing would blame the seed.
         if not _same(first, self.reset(0)):
@@ -126,10 +128,13 @@ class Checker(Findings, ABC):
         elif not _same(steps, self._episode(actions)):
             self.say("seed", "two episodes with one seed and the same actions differ", _SEED_MEND)
 
-    def _episode(self, actions: list[Any]) -> list[Any]:
+    def _episode(self, actions: list[Any], more: int = 0) -> list[Any]:
+        """What is observed under these actions and `more` random ones, which are appended to them."""
         seen = []
-        for action in actions:
-            observed, over = self.step(copy.deepcopy(action))
+        for number in range(len(actions) + more):
+            if number == len(actions):
+                actions.append(self.random_action())
+            observed, over = self.step(copy.deepcopy(actions[number]))
             seen.append(copy.deepcopy(observed))
             if over:
                 break

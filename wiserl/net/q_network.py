@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -66,7 +67,7 @@ class QNetwork(nn.Module):
 
     def forward(self, obs: Nested, mask: Tensor | None = None) -> Tensor:
         """Q-values `[N, n]`."""
-        return self.values(self.outputs(obs, mask))
+        return self.values(self.outputs(obs) if mask is None else self.outputs(obs, mask))
 
 
 class CategoricalNetwork(QNetwork):
@@ -94,6 +95,17 @@ class QuantileNetwork(QNetwork):
     def values(self, outputs: Tensor) -> Tensor:
         """Means of the quantiles."""
         return outputs.mean(-1)
+
+
+def inputs(batch: dict[str, Any]) -> tuple[tuple[Any, ...], tuple[Any, ...], Tensor | None]:
+    """What Q-networks are given for a batch, before its steps and after them, and the mask of what is valid after them.
+
+    A network is given masks only if there are some; then that of after the steps is bool `[N, n]`, otherwise None.
+    """
+    if "action_mask" not in batch:
+        return (batch["obs"],), (batch["next_obs"],), None
+    mask = batch["next_action_mask"]
+    return (batch["obs"], batch["action_mask"]), (batch["next_obs"], mask), mask
 
 
 def best(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -66,7 +66,7 @@ def run_episodes(
             totals, going = np.zeros(envs.num_envs), np.arange(envs.num_envs) < wanted
             reached: list[bool | None] = [None] * wanted
             for _ in range(MAX_STEPS):
-                step = envs.step(policy.act(obs, deterministic, memory, mask))
+                step = envs.step(policy.act(obs, deterministic, memory, *(() if mask is None else (mask,))))
                 memory.forget(step.terminated | step.truncated, step.alive)
                 totals += step.reward.sum(axis=1) * going
                 for i, info in step.infos:

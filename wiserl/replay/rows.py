@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wiserl.core.batch import Fragment
-from wiserl.core.masks import following_masks
 from wiserl.core.tree import Array
 
 Block = tuple[slice, slice]  # a part of the rings: slots, streams
@@ -24,16 +22,6 @@ class Ends(NamedTuple):
     env: Array
     agent: Array
     entry: Array
-
-
-def with_next_masks(fragment: Fragment) -> Fragment:
-    """A fragment whose masks say also, as `next_action_mask [T, E, A, n]`, what was valid after each step; others as they are."""
-    if "last_mask" not in fragment or "next_action_mask" in fragment:
-        return fragment
-    mask, last, final = (fragment[name] for name in ("action_mask", "last_mask", "final_mask"))
-    ended = fragment["terminated"] | fragment["truncated"]
-    following = following_masks(mask, last, final, fragment["final_at"], ended)
-    return {**fragment, "next_action_mask": following}
 
 
 @lru_cache(maxsize=1024)

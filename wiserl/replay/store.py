@@ -31,10 +31,9 @@ from wiserl.core.tree import (
     tree_map,
 )
 from wiserl.replay.final_table import FinalTable
-from wiserl.replay.rows import GOING, TRUNCATED, Block, Ends, contiguous, with_next_masks
+from wiserl.replay.masks import MASKS, with_next_masks
+from wiserl.replay.rows import GOING, TRUNCATED, Block, Ends, contiguous
 from wiserl.util.errors import InputError
-
-MASKS = ("action_mask", "next_action_mask")
 
 
 class TransitionStore:

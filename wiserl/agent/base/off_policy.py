@@ -15,6 +15,7 @@ from wiserl.agent.base.algorithm import Algorithm
 from wiserl.core.batch import Fragment
 from wiserl.core.config import Count, Fraction, PositiveFloat, PositiveInt
 from wiserl.core.goals import check_goals
+from wiserl.core.masks import MaskLayout
 from wiserl.core.spec import EnvSpec, RewardOfGoals
 from wiserl.core.tree import tree_map
 from wiserl.net.choice import NetworkConfig
@@ -23,6 +24,7 @@ from wiserl.ops.schedules import linear
 from wiserl.ops.tensors import to_tensors
 from wiserl.replay.dataset import load_dataset, spread
 from wiserl.replay.hindsight import HindsightReplay
+from wiserl.replay.masks import with_valid_masks
 from wiserl.replay.mixed import MixedReplay, share_out
 from wiserl.replay.prioritized import PrioritizedReplay
 from wiserl.replay.uniform import Replay
@@ -264,4 +266,6 @@ class OffPolicy(Algorithm):
         return self.replay.state_dict()
 
     def load_replay_state(self, state: dict[str, Any]) -> None:
+        if self.spec.masks:
+            state = with_valid_masks(state, MaskLayout(self.spec.action_space).size)
         self.replay.load_state_dict(state)
