@@ -153,7 +153,7 @@ class PPO(OnPolicy):
     def _build(self) -> nn.Module:
         return ActorCritic(self)
 
-    def _start_learning(self) -> None:
+    def start_learning(self) -> None:
         config = self.config
         self.optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, config.adam_eps, config.max_grad_norm)
         self.return_scale = ReturnScale(self.num_streams, self.spec.num_agents, config.gamma)

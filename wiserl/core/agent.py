@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+from wiserl.util.errors import InputError
+
 
 class Agent(ABC):
     """What learns. One instance lives on the learner; each runner holds a replica, constructed with the same arguments.
@@ -28,6 +30,13 @@ class Agent(ABC):
     def __init__(self, sync: bool = True, **kwargs: Any) -> None:
         self.sync = sync
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if hasattr(cls, "_start_learning"):
+            raise InputError(
+                f"{cls.__name__} has a method _start_learning, which nothing calls: name it start_learning"
+            )
+
     @abstractmethod
     def choose_action(self, *args: Any, **kwargs: Any) -> Any:
         """The action for an observation. Runs on the runner's replica, without a remote call."""
@@ -39,7 +48,7 @@ class Agent(ABC):
         Arrays in it may be written to, except where `ship_every` is 1: these are not copied.
         """
 
-    def _start_learning(self) -> None:  # noqa: B027  (an optional hook)
+    def start_learning(self) -> None:  # noqa: B027  (an optional hook)
         """Called once, on the learner's instance only: the place for optimisers, targets and buffers."""
 
     def _sync_model(self) -> None:  # noqa: B027  (an optional hook: agents without it act on the learner)

@@ -72,10 +72,10 @@ class TrainingAgent(Agent):
 
     # ---- on the learner ----
 
-    def _start_learning(self) -> None:
+    def start_learning(self) -> None:
         plan = self.plan
         self.algorithm.move_to(plan.device)
-        self.algorithm._start_learning()
+        self.algorithm.start_learning()
         self._watch = DivergenceWatch(self.algorithm, algorithm_name(plan.algo))
         self._checkpoints = Path(plan.run_dir) / "checkpoints"
         self._events: list[Event] = []

@@ -32,7 +32,7 @@ class Learner:
         self._settled: dict[int, tuple[int, int]] = {}
         self._weights: Packed | None = None
         self._fired: Packed | None = None
-        agent._start_learning()
+        agent.start_learning()
         agent._publisher = self._take
         agent._sync_model()
         self._weights, self._fired = self._fired, None

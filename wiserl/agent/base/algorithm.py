@@ -29,7 +29,7 @@ class Algorithm(Agent):
     """An agent whose experience is a whole fragment. One subclass, one file, one algorithm.
 
     A subclass builds `self.policy` (what acts, on runners and learner alike) in `_build`, what only the learner needs
-    (optimiser, targets, buffers) in `_start_learning`, and implements `choose_action` and `update`.
+    (optimiser, targets, buffers) in `start_learning`, and implements `choose_action` and `update`.
 
     Args:
         sync: whether runners wait for every new set of weights.
@@ -102,7 +102,7 @@ class Algorithm(Agent):
         return outputs
 
     def move_to(self, device: str) -> None:
-        """Put the networks on a device; before `_start_learning`."""
+        """Put the networks on a device; before `start_learning`."""
         self.device = torch.device(device)
         self.policy.to(self.device)
         self._own_tensors()

@@ -129,7 +129,7 @@ class OffPolicy(Algorithm):
             TD errors `[N]`, whose absolute values are the new priorities, and what to log, by name (of tensors the mean).
         """
 
-    def _start_learning(self) -> None:
+    def start_learning(self) -> None:
         config = self.config
         self.generator = torch.Generator(self.device)
         own = self._make_replay(config.buffer_size, self.num_streams, "replay")
