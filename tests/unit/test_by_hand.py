@@ -338,7 +338,7 @@ def test_warm_up_fills_the_replay_with_random_actions_and_pays_for_no_updates(tm
 def test_a_warm_up_shorter_than_learning_starts_leaves_that_as_it_is(tmp_path):
     with begin("dqn", Chain, tmp_path, learning_starts=64) as run:
         run.warm_up(16)
-        assert run.algorithm.config.learning_starts == 64
+        assert run.algorithm.learning_starts == 64
         run.run()
         assert run.updates == (256 - 64) // 4
 
@@ -350,6 +350,7 @@ def test_a_run_resumed_after_a_warm_up_pays_for_no_updates_of_it_either(tmp_path
     resumed = wiserl.train("dqn", "tests.envs:Chain", resume=tmp_path / "copy", quiet=True)
     assert (resumed["env_steps"], resumed["updates"]) == (256, (256 - 112) // 4)
     with wiserl.by_hand("dqn", "tests.envs:Chain", resume=tmp_path / "copy", total_steps=320) as run:
+        assert run.algorithm.pace_from == (0, 0), "nobody asked for another pace"
         run.run()
         assert run.updates == (320 - 112) // 4
 

@@ -218,13 +218,14 @@ class RunByHand:
             )
         fragment = self.runner.args.steps * self.runner.args.envs
         while self.env_steps < end:
-            self._start_learning_at(self.env_steps + fragment)
+            self._set_warmed_up(self.env_steps + fragment)
             self.step()
-        self._start_learning_at(self.env_steps)
+        self._set_warmed_up(self.env_steps)
 
-    def _start_learning_at(self, env_steps: int) -> None:
+    def _set_warmed_up(self, env_steps: int) -> None:
         for agent in (self.learner, self.runner.policy):
-            agent.start_learning_at(env_steps)
+            assert isinstance(agent.algorithm, OffPolicy)
+            agent.algorithm.warmed_up = env_steps
 
     def policy(self) -> Policy:
         """A copy of the policy as it is now, to act with."""

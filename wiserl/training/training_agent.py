@@ -6,7 +6,6 @@ driver. It goes through the same two verbs and the same transport as any user's 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections import deque
@@ -32,7 +31,6 @@ class TrainingAgent(Agent):
 
     Attributes:
         logs: what the last round gave to log.
-        warmed_up: env steps at the end of a warm-up by hand; 0: there was none.
     """
 
     ship_every = 1
@@ -51,7 +49,6 @@ class TrainingAgent(Agent):
         self.max_inflight = plan.max_inflight
         self.stop = False
         self.version = 0
-        self.warmed_up = 0
         self.logs: dict[str, float] = {}
 
     # ---- on a runner ----
@@ -174,7 +171,7 @@ class TrainingAgent(Agent):
         While a fragment is sampled, every other runner's is learned from: the limit grows with the number of runners.
         """
         lag = self.version - int(fragment["version"].min())
-        limit = getattr(self.plan.config, "max_policy_lag", None)  # not every algorithm of one's own has it
+        limit = self.algorithm.max_policy_lag
         if self.algorithm.on_policy and not self.sync and limit is not None and lag > limit * self.plan.runners:
             self._dropped += 1
             return False
@@ -242,12 +239,6 @@ class TrainingAgent(Agent):
         """This very object, for a caller in the same process."""
         return self
 
-    def start_learning_at(self, env_steps: int) -> None:
-        """After a warm-up: steps before this one were random, and pay for no updates. For learner and replica alike."""
-        self.warmed_up = env_steps
-        starts = max(self.plan.config.learning_starts, env_steps)
-        self.algorithm.config = dataclasses.replace(self.plan.config, learning_starts=starts)
-
     # ---- called by the driver ----
 
     def drain(self) -> list[Event]:
@@ -310,7 +301,6 @@ class TrainingAgent(Agent):
             "episodes": self._episodes,
             "returns": list(self._returns),
             "lengths": list(self._lengths),
-            "warmed_up": self.warmed_up,
             "version": self.version,
             "positions": [track.state_dict() for track in self._tracks.values()],
             "course": algorithm.course(),
@@ -348,9 +338,12 @@ class TrainingAgent(Agent):
         self._returns.extend(own["returns"])
         self._lengths.extend(own["lengths"])
         self._saved_at = algorithm.env_steps
-        if own.get("warmed_up"):
-            self.start_learning_at(own["warmed_up"])
-        course = {"total_steps": self.plan.saved_total_steps or self.plan.total_steps, **own.get("course", {})}
+        # Checkpoints of before there was a `course` have the first two elsewhere.
+        before = {
+            "total_steps": self.plan.saved_total_steps or self.plan.total_steps,
+            "warmed_up": own.get("warmed_up", 0),
+        }
+        course = {**before, **own.get("course", {})}
         told = algorithm.resume_course(course, checkpoint.manifest["config"])
         self._events += [Event(kind, algorithm.env_steps, line) for kind, line in told]
 

@@ -144,6 +144,11 @@ class Algorithm(Agent):
         """
         return 0
 
+    @property
+    def max_policy_lag(self) -> int | None:
+        """In async mode, weight versions per runner that a fragment may be behind and still be learned from; None: any number."""
+        return None
+
     def reseed(self, *parts: int | str) -> None:
         """Restart the generator that acting draws from. A runner does so before each fragment."""
         restart(self.rng, *parts)
