@@ -109,7 +109,9 @@ def test_every_fragment_of_a_slow_runner_is_learned_from_in_async_mode(tmp_path,
     assert sum(map(count_env_steps, seen)) == status["env_steps"] >= 1600
     assert len(of_the_slow) >= 3
     metrics = [event.content for event in agent.drain() if event.kind == "metrics"]
-    assert all(np.isfinite(value) for row in metrics for name, value in row.items() if name.startswith("losses/"))
+    losses = [row[name] for row in metrics for name in row if name.startswith("losses/") and "variance" not in name]
+    assert losses
+    assert np.isfinite(losses).all(), "the explained variance alone may be NaN: the last rounds are short, of equal returns"
 
 
 @pytest.mark.parametrize("version", [0, 50])
