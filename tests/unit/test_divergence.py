@@ -175,9 +175,9 @@ def test_weights_that_are_not_finite_are_not_published(tmp_path):
     learner.agent.algorithm.update = lambda fragment: {"losses/policy_loss": math.nan}
     fragment = make_fragment(plan.spec, 8, 2, log_prob=np.zeros((8, 2, 1), np.float32))
     with pytest.raises(Diverged):
-        learner.agent._update_round([[(fragment,)]])
-    assert learner._fired is None
-    assert learner.agent.version == 0
+        learner.agent._update_round([(fragment,)])
+    assert learner._to_publish is None
+    assert learner.version == 0
 
 
 # ---- who is to blame for what an env does with an action that is no number ----

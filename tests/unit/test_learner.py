@@ -38,9 +38,9 @@ class Recorder(Agent):
         if self.publishes:
             self._sync_model()
 
-    def _update_round(self, shipments: Any) -> None:
-        self.rounds.append(len(shipments))
-        super()._update_round(shipments)
+    def _update_round(self, experiences: Any) -> bool:
+        self.rounds.append(len(experiences))
+        return super()._update_round(experiences)
 
     def _sync_model(self) -> None:
         self.syncs += 1
@@ -95,7 +95,7 @@ def test_a_sync_round_waits_for_all_ranks_and_learns_in_rank_order_whatever_the_
     learner.offer(third)
     assert seen(learner) == ["0a", "1a", "1b", "2a"]
     assert learner.version == 1, "one round is one version, however many updates published"
-    assert learner.agent.rounds == [3]
+    assert learner.agent.rounds == [4]
     assert all(learner.settled(shipment) for shipment in (first, second, third))
     assert not learner.settled(ship(0, 1))
 

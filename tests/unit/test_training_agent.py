@@ -20,6 +20,7 @@ from wiserl.training.plan import TrainPlan
 from wiserl.training.training_agent import TrainingAgent
 from wiserl.transport.backend import current_runner
 from wiserl.transport.learner import Learner
+from wiserl.transport.messages import Shipment
 from wiserl.transport.weights import unpack
 
 
@@ -51,10 +52,10 @@ def test_fragments_of_a_round_are_learned_from_together_and_env_steps_counted(tm
     plan = make_plan(tmp_path, "ppo", BoxObs, runners=2)
     agent = make_learner(plan)
     seen = spy_on_updates(agent)
-    agent._update_round([[(fragment_for(plan, 0),)], [(fragment_for(plan, 1),)]])
+    assert agent._update_round([(fragment_for(plan, rank),) for rank in range(2)])
     assert seen[0]["reward"].shape == (8, 4, 1)
     assert seen[0]["stream"].tolist() == [0, 1, 2, 3]
-    assert (agent.algorithm.env_steps, agent.version, agent.status()["env_steps"]) == (32, 1, 32)
+    assert (agent.algorithm.env_steps, agent.status()["env_steps"]) == (32, 32)
 
 
 def test_env_steps_do_not_count_rows_in_which_nobody_acted(tmp_path):
@@ -75,11 +76,12 @@ def test_a_fragment_that_breaks_the_schema_is_refused(tmp_path):
 
 def test_old_fragments_are_dropped_in_async_on_policy_training_and_counted(tmp_path):
     plan = make_plan(tmp_path, "ppo", BoxObs, config={"max_policy_lag": 2}, total_steps=10_000)
-    agent = make_learner(plan, sync=False)
+    learner = Learner("learner", TrainingAgent(False, plan=plan), False)
     versions = [0, 0, 1, 0, 3, 1]  # learned from at versions 0, 1, 2, 3 (lag 3: too old), 3, 4 (lag 3: too old)
-    for version in versions:
-        agent.update(fragment_for(plan, version=version))
-    status = agent.status()
+    for sequence, version in enumerate(versions):
+        learner.offer(Shipment(0, 0, sequence, [(fragment_for(plan, version=version),)], version))
+    status = learner.agent.status()
+    assert learner.version == 4, "a round that learned nothing publishes nothing, which would make the others older"
     assert status["fragments_dropped"] == 2
     assert status["env_steps"] == 4 * 16
     assert (status["policy_lag_mean"], status["policy_lag_max"]) == (2 / 4, 1)
@@ -111,14 +113,16 @@ def test_every_fragment_of_a_slow_runner_is_learned_from_in_async_mode(tmp_path,
     metrics = [event.content for event in agent.drain() if event.kind == "metrics"]
     losses = [row[name] for row in metrics for name in row if name.startswith("losses/") and "variance" not in name]
     assert losses
-    assert np.isfinite(losses).all(), "the explained variance alone may be NaN: the last rounds are short, of equal returns"
+    assert np.isfinite(losses).all(), (
+        "the explained variance alone may be NaN: the last rounds are short, of equal returns"
+    )
 
 
 @pytest.mark.parametrize("version", [0, 50])
 def test_an_on_policy_algorithm_without_a_limit_learns_from_all_fragments_in_async_mode(tmp_path, version):
     plan = make_plan(tmp_path, "tests.algorithms:Cloning", BoxObs, total_steps=10_000)
     agent = make_learner(plan, sync=False)
-    agent.version = 50
+    agent.weights_version = 50
     agent.update(fragment_for(plan, version=version))
     assert (agent.status()["fragments_dropped"], agent.status()["policy_lag_max"]) == (0, 50 - version)
     assert agent.algorithm.updates == 1
@@ -128,7 +132,7 @@ def test_an_on_policy_algorithm_without_a_limit_learns_from_all_fragments_in_asy
 def test_off_policy_and_in_sync_no_fragment_is_too_old(tmp_path, algo, sync):
     plan = make_plan(tmp_path, algo, BoxObs, total_steps=10_000)
     agent = make_learner(plan, sync)
-    agent.version = 50
+    agent.weights_version = 50
     agent.update(fragment_for(plan))
     assert (agent.status()["fragments_dropped"], agent.status()["policy_lag_max"]) == (0, 50)
 
@@ -149,10 +153,10 @@ def test_replicas_learn_version_steps_and_stop_with_the_weights(tmp_path):
     replica = TrainingAgent(True, plan=plan)
     for expected in [(0, 0, False), (1, 16, False), (2, 32, True)]:
         if expected[0]:
-            learner.agent.update(fragment_for(plan))
-            learner._publish()
-        replica._update_model(unpack(learner.ack(-1).weights))
-        assert (replica.version, replica.algorithm.env_steps, replica.stop) == expected
+            learner.call("update", fragment_for(plan))
+        ack = learner.ack(-1)
+        replica._update_model(unpack(ack.weights))
+        assert (ack.version, replica.algorithm.env_steps, replica.stop) == expected
         assert torch.equal(replica.algorithm.flat, learner.agent.algorithm.flat)
 
 
@@ -200,10 +204,10 @@ def test_fragments_of_a_round_that_differ_in_length_are_all_learned_from(tmp_pat
     plan = make_plan(tmp_path, "ppo", BoxObs, runners=3)
     agent = make_learner(plan)
     seen = spy_on_updates(agent)
-    agent._update_round([[(fragment_for(plan, rank, steps=3 if rank == 1 else 8),)] for rank in range(3)])
+    agent._update_round([(fragment_for(plan, rank, steps=3 if rank == 1 else 8),) for rank in range(3)])
     assert [fragment["reward"].shape for fragment in seen] == [(8, 4, 1), (3, 2, 1)]
     assert [fragment["stream"].tolist() for fragment in seen] == [[0, 1, 4, 5], [2, 3]]
-    assert (agent.algorithm.env_steps, agent.version) == (38, 1)
+    assert agent.algorithm.env_steps == 38
 
 
 def test_a_stop_that_was_asked_for_reaches_runners_with_the_next_round(tmp_path):
@@ -218,7 +222,7 @@ def test_a_stop_that_was_asked_for_reaches_runners_with_the_next_round(tmp_path)
 def test_a_stop_that_was_asked_for_in_sync_mode_ends_all_runners_after_the_same_round(tmp_path):
     agent = make_learner(make_plan(tmp_path, "ppo", BoxObs))
     agent.request_stop()
-    assert not agent.known()["stop"], "a runner that fetched it now would leave a round before the others"
+    assert not agent.weights()["stop"], "a runner that fetched it now would leave a round before the others"
 
 
 @pytest.mark.parametrize("sync", [True, False])
@@ -507,7 +511,7 @@ def test_schedules_of_a_finished_run_stay_finished_when_it_goes_on(tmp_path, alg
             assert agent.logs["charts/epsilon"] == pytest.approx(0.04)
         assert agent.logs["charts/learning_rate"] == 0.0
         replica = TrainingAgent(True, plan=plan)
-        replica._update_model(agent.known())
+        replica._update_model(agent.weights())
         assert values_of(replica) == ended, "what acts explores as what learns believes"
     assert ended == pytest.approx(
         {"learning rate": 0.0}

@@ -20,11 +20,14 @@ class Agent(ABC):
         sync: whether runners wait for every new set of weights.
         ship_every: calls of `update` that travel to the learner together (in sync mode, one round per runner).
         max_inflight: shipments a runner may have unanswered in async mode before it waits.
+        weights_version: number of the newest weights: on the learner those published, on a replica those taken in. The transport
+            counts it, from 0 for those before the first round.
     """
 
     ship_every: ClassVar[int] = 64
     max_inflight: int = 2
     sync: bool = True
+    weights_version: int = 0
     _publisher: Callable[[Any], None] | None = None
 
     def __init__(self, sync: bool = True, **kwargs: Any) -> None:
@@ -65,11 +68,14 @@ class Agent(ABC):
         if self._publisher is not None:
             self._publisher(params)
 
-    def _update_round(self, shipments: Sequence[Sequence[tuple[Any, ...]]]) -> None:
-        """Learn from one round: the shipments of all runners, in rank order (async: a single one)."""
-        for shipment in shipments:
-            for experience in shipment:
-                self.update(*experience)
+    def _update_round(self, experiences: Sequence[tuple[Any, ...]]) -> bool:
+        """Learn from one round: what all runners shipped, in rank order (async: one of them); each is the arguments of one `update`.
+
+        Returns whether there are new weights. If so, and none were published, the learner calls `_sync_model`.
+        """
+        for experience in experiences:
+            self.update(*experience)
+        return True
 
     @classmethod
     def acts_on_runner(cls) -> bool:

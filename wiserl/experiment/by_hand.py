@@ -191,7 +191,7 @@ class RunByHand:
             for normalizer in found:
                 normalizer.update(rows)
         self._call("_sync_model")
-        self.runner.policy._update_model(self.learner.known())
+        self.runner.agent.refresh()
 
     def warm_up(self, env_steps: int) -> None:
         """Fill the replay with random actions, before the first update.

@@ -223,7 +223,7 @@ class GymRunner(Runner):
             self._go_on()
 
     def _act(self, obs: Nested) -> dict[str, Array]:
-        chosen = self.policy.choose_action(obs, **self._memory.arguments())
+        chosen: dict[str, Array] = self.agent.choose_action(obs, **self._memory.arguments())
         self._memory.take(chosen)
         return chosen
 
@@ -310,7 +310,7 @@ class GymRunner(Runner):
             "last_obs": tree_map(np.copy, self._obs),
             "final_obs": final_obs,
             "final_at": np.array(at, np.int64).reshape(-1, 2),
-            "version": np.full(self.args.envs, self.policy.version),
+            "version": np.full(self.args.envs, self.policy.weights_version),
             "fresh": np.full(self.args.envs, fresh),
             "episode_return": np.array([value for value, _ in finished], np.float32),
             "episode_length": np.array([length for _, length in finished], np.int64),

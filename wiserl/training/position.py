@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from wiserl.core.batch import Fragment
 from wiserl.core.tree import Array, Nested, tree_map
 
 
@@ -38,6 +39,13 @@ class Position:
     actions: Array
     obs: Nested
     memory: Array | None
+
+
+class Collected(NamedTuple):
+    """What a runner hands over: a fragment, and where its envs stand after it (None: it does not say)."""
+
+    fragment: Fragment
+    position: Position | None = None
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from wiserl.core.batch import Fragment, check_fragment, concat_by_length, count_
 from wiserl.core.tree import Array, Nested
 from wiserl.run_folder.checkpoint import drop_replay, open_checkpoint, point_to, prune, save_checkpoint
 from wiserl.training.plan import Event, TrainPlan
-from wiserl.training.position import Continuation, Position, Track
+from wiserl.training.position import Collected, Continuation, Position, Track
 from wiserl.util.errors import InputError
 
 
@@ -48,7 +48,6 @@ class TrainingAgent(Agent):
         )
         self.max_inflight = plan.max_inflight
         self.stop = False
-        self.version = 0
         self.logs: dict[str, float] = {}
 
     # ---- on a runner ----
@@ -65,7 +64,7 @@ class TrainingAgent(Agent):
         self.algorithm._update_model(params["weights"])
         self.algorithm.env_steps, self.algorithm.updates = params["env_steps"], params["updates"]
         self.algorithm.progress_from = params["progress_from"]
-        self.stop, self.version = params["stop"], params["version"]
+        self.stop = params["stop"]
 
     # ---- on the learner ----
 
@@ -101,46 +100,44 @@ class TrainingAgent(Agent):
         self._next_eval = _after(steps, plan.eval_every) if plan.eval_every else None
         self.stop = steps >= plan.total_steps
 
-    def known(self) -> dict[str, Any]:
-        """What replicas take in."""
+    def weights(self) -> dict[str, Any]:
+        """What travels to the runners: the algorithm's weights, and what else replicas have to know."""
         return {
             "weights": self.algorithm.weights(),
             "env_steps": self.algorithm.env_steps,
             "updates": self.algorithm.updates,
             "progress_from": self.algorithm.progress_from,
             "stop": self.stop,
-            "version": self.version,
         }
 
     def _sync_model(self) -> None:
-        self._fire(self.known())
+        self._fire(self.weights())
 
     def update(self, fragment: Fragment, position: Position | None = None) -> None:
         """Learn from one fragment; `position`: where its runner stands after it."""
-        self._update_round([[(fragment, position)]])
+        self._update_round([(fragment, position)])
 
-    def _update_round(self, shipments: Sequence[Sequence[tuple[Any, ...]]]) -> None:
+    def _update_round(self, experiences: Sequence[tuple[Any, ...]]) -> bool:
         if self.algorithm.env_steps >= self.plan.total_steps:
-            return
-        experiences = [experience for shipment in shipments for experience in shipment]
-        for fragment, *position in experiences:
+            return False
+        collected = [Collected(*experience) for experience in experiences]
+        for fragment, position in collected:
             rank = int(fragment["rank"][0])
             if (
                 rank not in self._checked or fragment["fresh"].any()
             ):  # what a runner sends after that has the same fields
                 check_fragment(fragment)
                 self._checked.add(rank)
-            self._follow(*position)
-        fragments = [fragment for fragment, *_ in experiences if self._admit(fragment)]
+            self._follow(position)
+        fragments = [fragment for fragment, _ in collected if self._admit(fragment)]
         if not fragments:
-            return
+            return False
         algorithm = self.algorithm
         steps = algorithm.env_steps + sum(map(count_env_steps, fragments))
         at_end = steps >= self.plan.total_steps
         algorithm.env_steps = steps
         for fragment in concat_by_length(fragments):
             self._note(fragment, self._watch.update(fragment))
-        self.version += 1
         self.stop = self.stop or at_end or self._stop_asked
         self._sync_model()
         if at_end or steps >= self._next_checkpoint:
@@ -154,8 +151,9 @@ class TrainingAgent(Agent):
         if at_end or steps >= self._next_log:
             self._next_log = steps + self.plan.log_every
             self._events.append(Event("metrics", steps, self._row()))
+        return True
 
-    def _follow(self, position: Position | None = None) -> None:
+    def _follow(self, position: Position | None) -> None:
         """Keep where a runner stands."""
         if position is None:
             return
@@ -170,7 +168,7 @@ class TrainingAgent(Agent):
 
         While a fragment is sampled, every other runner's is learned from: the limit grows with the number of runners.
         """
-        lag = self.version - int(fragment["version"].min())
+        lag = self.weights_version - int(fragment["version"].min())
         limit = self.algorithm.max_policy_lag
         if self.algorithm.on_policy and not self.sync and limit is not None and lag > limit * self.plan.runners:
             self._dropped += 1
@@ -301,7 +299,6 @@ class TrainingAgent(Agent):
             "episodes": self._episodes,
             "returns": list(self._returns),
             "lengths": list(self._lengths),
-            "version": self.version,
             "positions": [track.state_dict() for track in self._tracks.values()],
             "course": algorithm.course(),
         }
@@ -332,7 +329,6 @@ class TrainingAgent(Agent):
         own = state["training"]
         algorithm.rng.bit_generator.state = json.loads(own["rng"])
         algorithm.env_steps, algorithm.updates = checkpoint.manifest["env_steps"], checkpoint.manifest["updates"]
-        self.version = own.get("version", 0)
         self._tracks = {saved["rank"]: Track.from_state(saved) for saved in own.get("positions", ())}
         self._episodes = own["episodes"]
         self._returns.extend(own["returns"])
