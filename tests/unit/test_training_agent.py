@@ -22,6 +22,7 @@ from wiserl.transport.backend import current_runner
 from wiserl.transport.learner import Learner
 from wiserl.transport.messages import Shipment
 from wiserl.transport.weights import unpack
+from wiserl.util.errors import WiserlError
 
 
 def make_learner(plan: TrainPlan, sync: bool = True) -> TrainingAgent:
@@ -56,6 +57,12 @@ def test_fragments_of_a_round_are_learned_from_together_and_env_steps_counted(tm
     assert seen[0]["reward"].shape == (8, 4, 1)
     assert seen[0]["stream"].tolist() == [0, 1, 2, 3]
     assert (agent.algorithm.env_steps, agent.status()["env_steps"]) == (32, 32)
+
+
+def test_a_replica_does_not_learn(tmp_path):
+    replica = TrainingAgent(True, plan=make_plan(tmp_path, "ppo", BoxObs))
+    with pytest.raises(WiserlError, match=r"this agent does not learn: ask the one on the learner"):
+        replica.status()
 
 
 def test_env_steps_do_not_count_rows_in_which_nobody_acted(tmp_path):
@@ -297,7 +304,7 @@ def test_the_last_round_of_a_linear_decay_is_learned_from(tmp_path, algo, total,
         before = agent.algorithm.flat.detach().clone()
         agent.update(fragment_for(agent.plan))
         assert not torch.equal(agent.algorithm.flat, before)
-        rates.append(agent.logs["charts/learning_rate"] / 0.01)
+        rates.append(agent.learning.progress.logs["charts/learning_rate"] / 0.01)
     assert rates == pytest.approx(expected)
 
 
@@ -348,15 +355,15 @@ def test_a_checkpoint_waits_for_its_evaluation_however_late_that_comes(tmp_path)
 
 def test_the_rate_leaves_start_up_and_pauses_out(tmp_path, monkeypatch):
     clock = iter([0.0, 100.0, 102.0, 106.0])
-    monkeypatch.setattr("wiserl.training.training_agent.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("wiserl.training.progress.time.monotonic", lambda: next(clock))
     plan = make_plan(tmp_path, "ppo", BoxObs)
     agent = make_learner(plan)
-    assert agent.steps_per_second() == 0.0
+    assert agent.learning.progress.steps_per_second() == 0.0
     for _ in range(3):
         agent.update(fragment_for(plan))
-    assert agent.steps_per_second() == pytest.approx(32 / 6)
+    assert agent.learning.progress.steps_per_second() == pytest.approx(32 / 6)
     agent.note_pause(2.0)
-    assert agent.steps_per_second() == pytest.approx(32 / 4)
+    assert agent.learning.progress.steps_per_second() == pytest.approx(32 / 4)
 
 
 def test_a_learner_restored_from_its_checkpoint_has_its_counters(tmp_path):
@@ -508,8 +515,8 @@ def test_schedules_of_a_finished_run_stay_finished_when_it_goes_on(tmp_path, alg
         agent.update(fragment_for(plan))
         assert values_of(agent) == ended
         if algo != "ppo":
-            assert agent.logs["charts/epsilon"] == pytest.approx(0.04)
-        assert agent.logs["charts/learning_rate"] == 0.0
+            assert agent.learning.progress.logs["charts/epsilon"] == pytest.approx(0.04)
+        assert agent.learning.progress.logs["charts/learning_rate"] == 0.0
         replica = TrainingAgent(True, plan=plan)
         replica._update_model(agent.weights())
         assert values_of(replica) == ended, "what acts explores as what learns believes"
@@ -550,4 +557,4 @@ def test_without_another_total_schedules_go_on_as_if_never_interrupted_and_nothi
     for agent in (whole, parts):
         agent.update(fragment_for(plan))
     assert parts.algorithm.progress == whole.algorithm.progress == 80 / 256
-    assert parts.logs["charts/learning_rate"] == whole.logs["charts/learning_rate"]
+    assert parts.learning.progress.logs["charts/learning_rate"] == whole.learning.progress.logs["charts/learning_rate"]

@@ -157,7 +157,7 @@ class RunByHand:
             )
         self._scope.run(self.runner.step)
         self._monitor.poll()
-        logs, recent = dict(self.learner.logs), self.learner.status()["train_return_mean"]
+        logs, recent = dict(self.learner.learning.progress.logs), self.learner.status()["train_return_mean"]
         return logs if recent is None else {**logs, "charts/episodic_return": recent}
 
     def run(self) -> None:
