@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -13,8 +13,7 @@ from wiserl.core.batch import Fragment, check_finite
 from wiserl.core.spaces import observation_zeros
 from wiserl.core.spec import EnvSpec
 from wiserl.core.tree import Array, Nested, tree_map
-from wiserl.env.vector.base import VectorStep
-from wiserl.training.episodes import Episodes
+from wiserl.training.episodes import Episodes, Outcome
 from wiserl.util.errors import EnvError, InputError
 
 Act: TypeAlias = Callable[[Nested], dict[str, Array]]
@@ -42,13 +41,16 @@ class FragmentBuffer:
         self._alive = np.ones(shape, bool)
         self.length = self._acted = 0
         self._chosen: dict[str, Array] = {}
-        self._ends: list[tuple[int, list[int], Nested]] = []
+        self._first: Mapping[str, Array] = {}
+        self._final_at: list[tuple[int, int]] = []
+        self._finals: list[dict[str, Nested]] = []
         self._finished: list[tuple[float, int]] = []
 
-    def clear(self) -> None:
-        """Begin the next fragment."""
+    def begin(self, first: Mapping[str, Array]) -> None:
+        """Begin the next fragment; `first`: fields `[E, A, ...]` of its start."""
         self.length = self._acted = 0
-        self._chosen, self._ends, self._finished = {}, [], []
+        self._chosen, self._first = {}, first
+        self._final_at, self._finals, self._finished = [], [], []
 
     def add_choice(self, obs: Nested, alive: Array | None, chosen: dict[str, Array]) -> None:
         """What a step begins with: observations, which rows act, and what was chosen for them."""
@@ -62,15 +64,16 @@ class FragmentBuffer:
             self._alive[t] = alive
         self._acted = t + 1
 
-    def add_outcome(self, step: VectorStep, finished: list[tuple[float, int]]) -> None:
-        """What came of it, and return and length of the episodes that ended."""
-        t = self.length
+    def add_outcome(self, outcome: Outcome) -> None:
+        """What came of it."""
+        t, step = self.length, outcome.step
         self._reward[t] = step.reward
         self._terminated[t] = step.terminated
         self._truncated[t] = step.truncated
         if step.final_envs:
-            self._ends.append((t, step.final_envs, tree_map(np.copy, step.final_obs)))
-            self._finished += finished
+            self._final_at += [(t, env) for env in step.final_envs]
+            self._finals.append(outcome.final)
+            self._finished += outcome.finished
         self.length = t + 1
 
     def choices(self) -> tuple[Nested, Array] | None:
@@ -79,22 +82,27 @@ class FragmentBuffer:
             return None
         return tree_map(lambda leaf: leaf[: self._acted], self._obs), self._chosen["action"][: self._acted]
 
-    def fragment(self, last_obs: Nested, alive: Array | None) -> Fragment:
-        """The complete steps, without what is the same in all fragments; `last_obs`, `alive`: after them."""
+    def fragment(self, last: Mapping[str, Nested], alive: Array | None) -> Fragment:
+        """The complete steps.
+
+        Args:
+            last: `[E, A, ...]` after them, by name: fields `last_...`. At the ends of episodes it has been added as `final_...`.
+            alive: which rows act after them; None: all, always.
+        """
         fields = {"reward": self._reward, "terminated": self._terminated, "truncated": self._truncated}
-        if self._ends:
-            final_obs = tree_map(lambda *leaves: np.concatenate(leaves), *(obs for _, _, obs in self._ends))
-        else:
-            final_obs = tree_map(lambda leaf: leaf[:0], last_obs)
         fragment = {
             "obs": tree_map(lambda leaf: leaf[: self.length], self._obs),
             **{name: value[: self.length] for name, value in {**self._chosen, **fields}.items()},
-            "last_obs": tree_map(np.copy, last_obs),
-            "final_obs": final_obs,
-            "final_at": np.array([(t, env) for t, envs, _ in self._ends for env in envs], np.int64).reshape(-1, 2),
+            "final_at": np.array(self._final_at, np.int64).reshape(-1, 2),
             "episode_return": np.array([value for value, _ in self._finished], np.float32),
             "episode_length": np.array([length for _, length in self._finished], np.int64),
+            **self._first,
         }
+        for name, value in last.items():
+            none = tree_map(lambda leaf: leaf[:0], value)
+            finals = (final[name] for final in self._finals)
+            fragment[f"last_{name}"] = tree_map(np.copy, value)
+            fragment[f"final_{name}"] = tree_map(lambda *leaves: np.concatenate(leaves), none, *finals)
         if alive is not None:
             fragment["alive"] = self._alive[: self.length]
         return fragment
@@ -134,7 +142,7 @@ class Collector:
         """
         episodes, buffer = self._episodes, self._buffer
         steps_before, fresh = episodes.vector_steps, episodes.fresh
-        buffer.clear()
+        buffer.begin(episodes.memory())
         episodes.fresh = (
             True  # Should this be interrupted, its steps are lost, and the next fragment continues nothing.
         )
@@ -159,11 +167,11 @@ class Collector:
         if buffer.length == 0:
             self._check_chosen(chosen)
         buffer.add_choice(episodes.obs, episodes.alive, chosen)
-        buffer.add_outcome(*episodes.step(chosen["action"]))
+        buffer.add_outcome(episodes.step(chosen["action"]))
 
     def _fragment(self, version: int, fresh: bool) -> Fragment:
         envs = self._rows[0]
-        fragment = self._buffer.fragment(self._episodes.obs, self._episodes.alive)
+        fragment = self._buffer.fragment(self._episodes.now(), self._episodes.alive)
         return {**fragment, "version": np.full(envs, version), "fresh": np.full(envs, fresh), **self._place}
 
     def _check_actions(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,21 @@ from wiserl.training.position import Continuation, Position
 
 _STEPS_AT_ONCE = 64
 """Steps that an env is brought forward by in one call, so that a slow one is not taken for one that hangs."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a step of all envs gave.
+
+    Attributes:
+        step: as the envs gave it.
+        final: `now` of `step.final_envs`, at the ends of these episodes: copies.
+        finished: return and length of the episodes of whole envs that ended.
+    """
+
+    step: VectorStep
+    final: dict[str, Any] = field(default_factory=dict)
+    finished: list[tuple[float, int]] = field(default_factory=list)
 
 
 class Episodes:
@@ -50,18 +66,26 @@ class Episodes:
         self._returns[:] = 0.0
         self._lengths[:] = 0
         self._ages[:] = 0
-        self._memory.restart()
+        self._memory.restart(self.alive)
+
+    def memory(self) -> dict[str, Array]:
+        """What acting remembers, `[E, A, M]`, by that name; nothing where it remembers nothing."""
+        return self._memory.arguments()
 
     def arguments(self) -> dict[str, Any]:
-        """What `choose_action` is given besides the observations."""
-        return self._memory.arguments()
+        """What `choose_action` is given besides the observations, arrays `[E, A, ...]` by name."""
+        return self.memory()
 
     def remember(self, chosen: dict[str, Array]) -> None:
         """Take out of what `choose_action` returned what it is given again at the next step."""
         self._memory.take(chosen)
 
-    def step(self, actions: Array) -> tuple[VectorStep, list[tuple[float, int]]]:
-        """Step each env once, by actions `[E, A, ...]`; returns what that gave, and return and length of the episodes it ended."""
+    def now(self) -> dict[str, Any]:
+        """All that the next actions are chosen on, by name."""
+        return {"obs": self.obs, **self.arguments()}
+
+    def step(self, actions: Array) -> Outcome:
+        """Step each env once, by actions `[E, A, ...]`."""
         alive = self.alive
         stepped = 1 if alive is None else alive.any(axis=1)  # of now: the envs write over their own array in `step`
         step = self.envs.step(actions)
@@ -69,13 +93,17 @@ class Episodes:
         self._returns += step.reward[:, 0] if step.reward.shape[1] == 1 else step.reward.sum(axis=1)
         self._lengths += stepped
         self._ages += 1
-        finished = []
-        for env in step.env_ended:
-            finished.append((self._returns[env], self._lengths[env]))
-            self._returns[env] = self._lengths[env] = self._ages[env] = 0
+        outcome = Outcome(step)
+        if step.final_envs:
+            outcome.final["obs"] = tree_map(np.copy, step.final_obs)
+            if self._memory.value is not None:
+                outcome.final["memory"] = self._memory.value[step.final_envs]
+            for env in step.env_ended:
+                outcome.finished.append((self._returns[env], self._lengths[env]))
+                self._returns[env] = self._lengths[env] = self._ages[env] = 0
         self._memory.forget(step.terminated | step.truncated, step.alive)
         self.obs, self.alive = step.obs, step.alive
-        return step, finished
+        return outcome
 
     def position(self, rank: int, actions: Array) -> Position:
         """Where the envs of this runner stand, after a fragment of these actions."""
@@ -107,6 +135,6 @@ class Episodes:
         )
         if not same or not np.array_equal(self.envs.episodes, going.episodes):
             return f"env '{self._env}' did something else when its seed and actions were repeated"
-        self._memory.restart(going.memory)
+        self._memory.restart(self.alive, going.memory)
         self.fresh = False
         return None
