@@ -1,6 +1,7 @@
 """Configuration: dataclasses checked and converted by msgspec, with errors that name the valid choice.
 
-A field's range stands in its type, `Annotated[float, Meta(gt=0)]`; the aliases below cover the usual ones.
+A field's range stands in its type, `Annotated[float, Meta(gt=0)]`; the aliases below cover the usual ones. Its meaning and unit
+stand beside its default: `rate: PositiveFloat = option(3e-4, "step size")`.
 """
 
 from __future__ import annotations
@@ -40,6 +41,30 @@ class RoundBound:
 RoundSteps = Annotated[int, Meta(ge=1), RoundBound(in_all=16_384, at_least=32)]  # its default is lower with many envs
 
 ConfigT = TypeVar("ConfigT")
+ValueT = TypeVar("ValueT")
+
+
+def option(default: ValueT, text: str) -> ValueT:
+    """A field of a config dataclass: its default, and its meaning and unit for whoever lists the options.
+
+    Typed as the default, so that type checkers take `rate: float = option(0.1, "share per step")` as they take `= 0.1`.
+    """
+    return dataclasses.field(default=default, metadata=meaning(text))
+
+
+def meaning(text: str) -> dict[str, str]:
+    """The metadata of a field with that meaning, for `dataclasses.field` where `option` does not do: no default, or a factory."""
+    return {"meaning": text}
+
+
+def meanings(config_class: type) -> dict[str, str]:
+    """What each field means, by name. A class that gives a field another default alone keeps the meaning its base gave."""
+    found: dict[str, str] = {}
+    for base in reversed(config_class.__mro__):
+        for field in vars(base).get("__dataclass_fields__", {}).values():
+            if "meaning" in field.metadata:
+                found[field.name] = field.metadata["meaning"]
+    return found
 
 
 @functools.cache
