@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from wiserl.agent.catalogue import algorithm_class, algorithm_names
 from wiserl.cli.describe import Option, options
-from wiserl.core.config import Fraction, PositiveFloat, PositiveInt, field_names, meaning, meanings, option
+from wiserl.core.config import ConfigType, Fraction, PositiveFloat, PositiveInt, field_names, meaning, meanings, option
 from wiserl.experiment.options import RunConfig
 
 
@@ -39,6 +39,21 @@ def test_options_have_default_valid_values_and_meaning() -> None:
         Option("others", "{}", "mapping", "[n] of them"),
         Option("share", "auto", "number ≥ 0 and < 1 or `auto`", ""),
     ]
+
+
+def test_a_switch_says_what_it_sets() -> None:
+    @dataclass(frozen=True)
+    class Switched(metaclass=ConfigType):
+        depth: int = option(1, "layers")
+        all_on: bool = option(False, "everything", sets={"depth": 3})
+
+    assert options(Switched)[1].meaning == "everything: depth=3, where they are not given"
+    assert (
+        Switched().depth,
+        Switched(all_on=True).depth,
+        Switched(all_on=True, depth=1).depth,
+        Switched(2, True).depth,
+    ) == (1, 3, 1, 2)
 
 
 def test_the_meaning_of_an_option_stands_beside_a_default_like_any_other() -> None:

@@ -58,7 +58,7 @@ RAINBOW = {"double": True, "dueling": True, "prioritized": True, "n_step": 3, "c
 
 @dataclass(frozen=True)
 class DQNConfig(QLearningConfig):
-    """Hyper-parameters of DQN. `rainbow` sets those of `RAINBOW` that are not given; a value that is given stays.
+    """Hyper-parameters of DQN. With `rainbow`, those of `RAINBOW` that are not given are as it says.
 
     Raises:
         InputError: the support of a categorical network is empty.
@@ -68,20 +68,10 @@ class DQNConfig(QLearningConfig):
     num_atoms: Annotated[int, Meta(ge=2)] = option(51, "categorical: values that a return can have")
     v_min: float = option(-10.0, "categorical: the smallest of them")
     v_max: float = option(10.0, "categorical: the largest of them")
-    rainbow: bool = option(False, "double, dueling, prioritized, categorical, noisy, n_step 3 where not given")
-
-    def __new__(cls, **given: Any) -> DQNConfig:
-        self = super().__new__(cls)
-        if given.get("rainbow"):
-            # Noted here: once the fields are filled in, a default that was given cannot be told from one that was not.
-            implied = {name: value for name, value in RAINBOW.items() if name not in given}
-            object.__setattr__(self, "_implied", implied)
-        return self
+    rainbow: bool = option(False, "all parts of Rainbow", sets=RAINBOW)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, value in self.__dict__.pop("_implied", {}).items():
-            object.__setattr__(self, name, value)
         if not self.v_min < self.v_max:
             raise InputError(f"v_min={self.v_min} and v_max={self.v_max} are not valid: v_max must be above v_min")
 

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Meta
 from rich.table import Table
 
-from wiserl.core.config import meanings
+from wiserl.core.config import meanings, switches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Option:
         name: of the field.
         default: as `--set` takes it; empty where there is none.
         valid: what values it may have.
-        meaning: of the field; empty where it was given none.
+        meaning: of the field, and what else it sets; empty where it was given none.
     """
 
     name: str
@@ -38,6 +38,9 @@ def options(config_class: Any, leave_out: tuple[str, ...] = (), quote: str = "")
         quote: put around words that are valid values.
     """
     meaning = meanings(config_class)
+    for name, values in switches(config_class).items():
+        others = ", ".join(f"{quote}{other}={written(value)}{quote}" for other, value in values.items())
+        meaning = meaning | {name: f"{meaning[name]}: {others}, where they are not given"}
     hints = typing.get_type_hints(config_class, include_extras=True)
     return [
         Option(field.name, written(_default(field)), valid(hints[field.name], quote), meaning.get(field.name, ""))

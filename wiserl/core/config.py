@@ -44,12 +44,17 @@ ConfigT = TypeVar("ConfigT")
 ValueT = TypeVar("ValueT")
 
 
-def option(default: ValueT, text: str) -> ValueT:
+def option(default: ValueT, text: str, sets: Mapping[str, Any] | None = None) -> ValueT:
     """A field of a config dataclass: its default, and its meaning and unit for whoever lists the options.
 
     Typed as the default, so that type checkers take `rate: float = option(0.1, "share per step")` as they take `= 0.1`.
+
+    Args:
+        default: of the field.
+        text: its meaning.
+        sets: values that other fields have if this one is on and they are not given. The class is a `ConfigType`.
     """
-    return dataclasses.field(default=default, metadata=meaning(text))
+    return dataclasses.field(default=default, metadata={**meaning(text), **({"sets": sets} if sets else {})})
 
 
 def meaning(text: str) -> dict[str, str]:
@@ -59,12 +64,38 @@ def meaning(text: str) -> dict[str, str]:
 
 def meanings(config_class: type) -> dict[str, str]:
     """What each field means, by name. A class that gives a field another default alone keeps the meaning its base gave."""
-    found: dict[str, str] = {}
+    return _noted(config_class, "meaning")
+
+
+def switches(config_class: type) -> dict[str, Mapping[str, Any]]:
+    """By name the fields that set others, and what they set; inherited as meanings are."""
+    return _noted(config_class, "sets")
+
+
+@functools.cache
+def _noted(config_class: type, key: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for base in reversed(config_class.__mro__):
         for field in vars(base).get("__dataclass_fields__", {}).values():
-            if "meaning" in field.metadata:
-                found[field.name] = field.metadata["meaning"]
+            if key in field.metadata:
+                found[field.name] = field.metadata[key]
     return found
+
+
+class ConfigType(type):
+    """The type of configurations in which one option may stand for several (`option(..., sets=...)`).
+
+    They are filled in before the instance is made: afterwards a default that was given cannot be told from one that was not.
+    """
+
+    def __call__(cls, *first: Any, **named: Any) -> Any:
+        names = [field.name for field in dataclasses.fields(cast(Any, cls))]
+        given = dict(zip(names, first, strict=False)) | named
+        implied: dict[str, Any] = {}
+        for name, values in switches(cls).items():
+            if given.get(name, getattr(cls, name)):
+                implied.update({other: value for other, value in values.items() if other not in given})
+        return super().__call__(*first, **implied, **named)
 
 
 @functools.cache

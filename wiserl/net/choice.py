@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from gymnasium import spaces
 
-from wiserl.core.config import PositiveInt, option
+from wiserl.core.config import ConfigType, PositiveInt, option
 from wiserl.core.spaces import leaf_spaces
 from wiserl.net.encoder import Encoder, Features, FlatPixels, MakeImageNetwork
 from wiserl.net.images import ImageInput, ImpalaCNN, NatureCNN, is_image
@@ -50,7 +50,7 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(metaclass=ConfigType):
     """What every algorithm's networks are made of. A subclass may have other defaults.
 
     `net` may be given as a file or a class as well (see `as_net`); what is kept can be saved, and opened without either file.
