@@ -13,11 +13,11 @@ from torch import Tensor
 
 from wiserl.agent.base.algorithm import Algorithm
 from wiserl.core.batch import Fragment
-from wiserl.core.config import Count, Fraction, PositiveFloat, PositiveInt
+from wiserl.core.config import Count, Fraction, PositiveFloat, PositiveInt, option
 from wiserl.core.goals import check_goals
 from wiserl.core.spec import EnvSpec, RewardOfGoals
 from wiserl.core.tree import tree_map
-from wiserl.net.choice import NetworkConfig
+from wiserl.net.choice import Activation, NetworkConfig
 from wiserl.ops.pacing import updates_due
 from wiserl.ops.schedules import linear
 from wiserl.ops.tensors import to_tensors
@@ -44,28 +44,26 @@ class OffPolicyConfig(NetworkConfig):
     which is PPO's rollout). Steps are env steps.
     """
 
-    learning_rate: PositiveFloat = 3e-4  # Adam's step size at the start
-    learning_rate_decay: Literal["none", "linear"] = "none"  # linear: to 0 at the last env step
-    gamma: Fraction = 0.99  # discount per step
-    buffer_size: PositiveInt = 1_000_000  # transitions in replay, over all envs
-    learning_starts: Count = 100  # env steps before the first update; actions are random until then
-    batch_size: PositiveInt = 256  # transitions per update
-    train_freq: PositiveInt = 1  # env steps between updates
-    gradient_steps: PositiveInt = 1  # updates each time
-    round_steps: PositiveInt = 16  # env steps between visits to the learner, which then does all updates they pay for
-    n_step: PositiveInt = 1  # rewards summed before the bootstrap
-    prioritized: bool = False  # sample in proportion to the last TD error
-    prioritized_alpha: Fraction = 0.6  # exponent of priorities
-    prioritized_beta: Fraction = 0.4  # initial exponent of importance weights; 1 at the end of training
-    hindsight: Literal["none", "future", "final", "episode"] = "none"  # which steps' achievements become goals
-    hindsight_goals: PositiveInt = 4  # goals put in hindsight for each one that the env had given
-    dataset: str = ""  # transitions of one's own to start from: an .npz file, or minari:ID
-    dataset_share: Annotated[float, Meta(ge=0, lt=1)] = (
-        0.0  # of each batch from the data set; 0: it is put into the replay
-    )
-    hidden_sizes: tuple[PositiveInt, ...] = (256, 256)  # widths of each network (of what acts, on a CNN: none)
-    activation: Literal["tanh", "relu", "elu", "gelu", "silu"] = "relu"  # after each hidden layer
-    compile: bool = False  # compile the loss with torch.compile: some 20 s at the start, faster updates
+    learning_rate: PositiveFloat = option(3e-4, "Adam's step size at the start")
+    learning_rate_decay: Literal["none", "linear"] = option("none", "linear: to 0 at the last env step")
+    gamma: Fraction = option(0.99, "discount per step")
+    buffer_size: PositiveInt = option(1_000_000, "transitions in replay, over all envs")
+    learning_starts: Count = option(100, "env steps before the first update; actions are random until then")
+    batch_size: PositiveInt = option(256, "transitions per update")
+    train_freq: PositiveInt = option(1, "env steps between updates")
+    gradient_steps: PositiveInt = option(1, "updates each time")
+    round_steps: PositiveInt = option(16, "env steps between visits to the learner and the updates they pay for")
+    n_step: PositiveInt = option(1, "rewards summed before the bootstrap")
+    prioritized: bool = option(False, "sample in proportion to the last TD error")
+    prioritized_alpha: Fraction = option(0.6, "exponent of priorities")
+    prioritized_beta: Fraction = option(0.4, "initial exponent of importance weights; 1 at the end of training")
+    hindsight: Literal["none", "future", "final", "episode"] = option("none", "which steps' achievements become goals")
+    hindsight_goals: PositiveInt = option(4, "goals put in hindsight for each one that the env had given")
+    dataset: str = option("", "your own transitions to start from: an .npz file, or minari:ID")
+    dataset_share: Annotated[float, Meta(ge=0, lt=1)] = option(0.0, "of each batch from the data set; 0: put in replay")
+    hidden_sizes: tuple[PositiveInt, ...] = option((256, 256), "widths of each network (of what acts, on a CNN: none)")
+    activation: Activation = option("relu", "after each hidden layer")
+    compile: bool = option(False, "compile the loss with torch.compile: some 20 s at the start, faster updates")
 
 
 class OffPolicy(Algorithm):
