@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from wiserl.agent.base.divergence import check_actions
-from wiserl.agent.catalogue import algorithm_name
 from wiserl.core.actions import ActionCodec
 from wiserl.core.batch import Fragment, check_finite, count_env_steps
 from wiserl.core.memory import RowMemory
@@ -254,7 +253,7 @@ class GymRunner(Runner):
     def _check_acted(self, chosen: dict[str, Array], steps: int) -> None:
         if "action" in chosen:
             obs = tree_map(lambda leaf: leaf[:steps], self._obs_buffer)
-            algorithm, name = self.policy.algorithm, algorithm_name(self.policy.plan.algo)
+            algorithm, name = self.policy.algorithm, self.policy.plan.algo.name
             check_actions(algorithm, name, chosen["action"][:steps], obs, axes=3)
 
     def _check_chosen(self, chosen: dict[str, Array]) -> None:

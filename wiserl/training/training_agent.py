@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from wiserl.agent.base.divergence import DivergenceWatch
-from wiserl.agent.catalogue import algorithm_class, algorithm_name
 from wiserl.core.agent import Agent
 from wiserl.core.batch import Fragment, check_fragment, concat_by_length, count_env_steps
 from wiserl.core.tree import Array, Nested
@@ -40,7 +39,7 @@ class TrainingAgent(Agent):
     def __init__(self, sync: bool = True, *, plan: TrainPlan) -> None:
         super().__init__(sync)
         self.plan = plan
-        self.algorithm = algorithm_class(plan.algo)(
+        self.algorithm = plan.algo.algorithm(
             sync,
             spec=plan.spec,
             config=plan.config,
@@ -76,7 +75,7 @@ class TrainingAgent(Agent):
         plan = self.plan
         self.algorithm.move_to(plan.device)
         self.algorithm._start_learning()
-        self._watch = DivergenceWatch(self.algorithm, algorithm_name(plan.algo))
+        self._watch = DivergenceWatch(self.algorithm, plan.algo.name)
         self._checkpoints = Path(plan.run_dir) / "checkpoints"
         self._events: list[Event] = []
         self._to_evaluate: set[str] = set()
@@ -324,7 +323,7 @@ class TrainingAgent(Agent):
     def _load(self) -> None:
         checkpoint = open_checkpoint(self.plan.run_dir, "last")
         algorithm, saved = self.algorithm, checkpoint.manifest["algo"]
-        if saved != (name := algorithm_name(self.plan.algo)):
+        if saved != (name := self.plan.algo.name):
             raise InputError(f"checkpoint '{checkpoint.path}' was saved by {saved}, this run trains {name}")
         state = checkpoint.state()
         try:
