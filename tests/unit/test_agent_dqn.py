@@ -211,7 +211,7 @@ def make_agent(spec: Any = None, streams: int = 2, total_steps: int = 1000, seed
     agent = DQN(
         spec=spec or make_spec(), config=DQNConfig(**config), num_streams=streams, total_steps=total_steps, seed=seed
     )
-    agent._start_learning()
+    agent.start_learning()
     return agent
 
 

@@ -90,8 +90,8 @@ class DDPG(OffPolicyActorCritic):
         self.size = bounded_action_size(self.spec.action_space, type(self).__name__.lower())
         return Actor(self.spec, self.config, self.size)
 
-    def _start_learning(self) -> None:
-        super()._start_learning()
+    def start_learning(self) -> None:
+        super().start_learning()
         config = self.config
         self.actor = TrainedNetwork(self.policy, self.flat, config.learning_rate, config.max_grad_norm)
         self.critics = self._trained_critics(

@@ -155,8 +155,8 @@ class QLearning(OffPolicy):
             sigma0=config.sigma0 if config.noisy else None, net=config.net,
         )  # fmt: skip
 
-    def _start_learning(self) -> None:
-        super()._start_learning()
+    def start_learning(self) -> None:
+        super().start_learning()
         config = self.config
         self.network = TrainedNetwork(self.policy, self.flat, config.learning_rate, config.max_grad_norm)
         self.target_noise = Noise(self.network.target)

@@ -114,7 +114,7 @@ class PPO(OnPolicy):
             config.log_std_init,
         )  # fmt: skip
 
-    def _start_learning(self) -> None:
+    def start_learning(self) -> None:
         config = self.config
         self.optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, config.adam_eps, config.max_grad_norm)
         self.return_scale = ReturnScale(self.num_streams, self.spec.num_agents, config.gamma)

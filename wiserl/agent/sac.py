@@ -144,8 +144,8 @@ class SAC(OffPolicyActorCritic):
         self._categorical = Categorical(self.size)
         return Actor(self.spec, self.config, self.size if self.discrete else 2 * self.size)
 
-    def _start_learning(self) -> None:
-        super()._start_learning()
+    def start_learning(self) -> None:
+        super().start_learning()
         config, clip = self.config, self.config.max_grad_norm
         self.actor_optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, max_grad_norm=clip)
         kind: type[Critics | DiscreteCritics] = DiscreteCritics if self.discrete else Critics

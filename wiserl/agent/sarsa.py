@@ -110,7 +110,7 @@ class SARSA(OnPolicy):
         config = self.config
         return QNetwork(self.spec, config.hidden_sizes, config.activation, dueling=False, sigma0=None, net=config.net)
 
-    def _start_learning(self) -> None:
+    def start_learning(self) -> None:
         config = self.config
         self.optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, max_grad_norm=config.max_grad_norm)
         self._loss: Callable[..., tuple[Tensor, Tensor]] = torch.compile(loss) if config.compile else loss

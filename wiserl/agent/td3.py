@@ -58,8 +58,8 @@ class TD3(DDPG):
     num_critics = 2
     config: TD3Config
 
-    def _start_learning(self) -> None:
-        super()._start_learning()
+    def start_learning(self) -> None:
+        super().start_learning()
         self._critic_loss = self._maybe_compiled(critic_loss)
 
     def learn(self, batch: dict[str, Any], rate: float) -> tuple[Tensor, dict[str, Tensor | float]]:

@@ -29,7 +29,7 @@ from wiserl.experiment.experiment import AGENT, Experiment
 from wiserl.experiment.monitor import Monitor
 from wiserl.experiment.options import read_options
 from wiserl.experiment.signals import StopSignals
-from wiserl.net.normalize import ObservationNormalizer
+from wiserl.net.normalize import normalizers
 from wiserl.ops.tensors import to_tensors
 from wiserl.policy.evaluation import evaluate
 from wiserl.policy.policy import Policy
@@ -158,7 +158,7 @@ class RunByHand:
             )
         self._scope.run(self.runner.step)
         self._monitor.poll()
-        logs, recent = dict(self.learner.logs), self.learner.status()["train_return_mean"]
+        logs, recent = dict(self.learner.learning.progress.logs), self.learner.status()["train_return_mean"]
         return logs if recent is None else {**logs, "charts/episodic_return": recent}
 
     def run(self) -> None:
@@ -192,7 +192,7 @@ class RunByHand:
             for normalizer in found:
                 normalizer.update(rows)
         self._call("_sync_model")
-        self.runner.policy._update_model(self.learner.known())
+        self.runner.agent.refresh()
 
     def warm_up(self, env_steps: int) -> None:
         """Fill the replay with random actions, before the first update.
@@ -219,13 +219,14 @@ class RunByHand:
             )
         fragment = self.runner.args.steps * self.runner.args.envs
         while self.env_steps < end:
-            self._start_learning_at(self.env_steps + fragment)
+            self._set_warmed_up(self.env_steps + fragment)
             self.step()
-        self._start_learning_at(self.env_steps)
+        self._set_warmed_up(self.env_steps)
 
-    def _start_learning_at(self, env_steps: int) -> None:
+    def _set_warmed_up(self, env_steps: int) -> None:
         for agent in (self.learner, self.runner.policy):
-            agent.start_learning_at(env_steps)
+            assert isinstance(agent.algorithm, OffPolicy)
+            agent.algorithm.warmed_up = env_steps
 
     def policy(self) -> Policy:
         """A copy of the policy as it is now, to act with."""
@@ -290,13 +291,6 @@ class RunByHand:
             self._release()
         elif not self._closed:
             self.close()
-
-
-def normalizers(policy: nn.Module) -> list[ObservationNormalizer]:
-    """The normalisers of whole observations in a network; those of the entries of a Dict are parts of one."""
-    found = [module for module in policy.modules() if isinstance(module, ObservationNormalizer)]
-    parts = {part for normalizer in found for part in normalizer.modules() if part is not normalizer}
-    return [normalizer for normalizer in found if normalizer not in parts]
 
 
 def _living(fragment: Fragment) -> Any:

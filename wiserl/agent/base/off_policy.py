@@ -74,6 +74,7 @@ class OffPolicy(Algorithm):
 
     Attributes:
         replay: what is learned from.
+        warmed_up: env steps at the end of a warm-up by hand; 0: there was none. The steps before paid for no updates.
         pace_from: env steps and updates from which updates are counted against env steps: where a resumed run got another pace.
         generator: for what an update draws (`torch.randn(..., generator=...)`). It starts anew with each fragment, from a
             seed that depends on the number of updates alone, so that a resumed run draws the same.
@@ -94,6 +95,7 @@ class OffPolicy(Algorithm):
         """
         super().__init__(sync, spec=spec, config=config, **others)
         self.pace_from = (0, 0)
+        self.warmed_up = 0
         if config.dataset_share and not config.dataset:
             raise InputError(
                 f"dataset_share={config.dataset_share} without a data set: name one by dataset, or leave it out"
@@ -127,7 +129,7 @@ class OffPolicy(Algorithm):
             TD errors `[N]`, whose absolute values are the new priorities, and what to log, by name (of tensors the mean).
         """
 
-    def _start_learning(self) -> None:
+    def start_learning(self) -> None:
         config = self.config
         self.generator = torch.Generator(self.device)
         own = self._make_replay(config.buffer_size, self.num_streams, "replay")
@@ -188,15 +190,20 @@ class OffPolicy(Algorithm):
         return torch.compile(loss) if self.config.compile else loss
 
     @property
+    def learning_starts(self) -> int:
+        """Env steps before the first update: what the config says, or more after a warm-up by hand."""
+        return max(self.config.learning_starts, self.warmed_up)
+
+    @property
     def warming_up(self) -> bool:
         """Whether actions are to be random still."""
-        return self.env_steps < self.config.learning_starts
+        return self.env_steps < self.learning_starts
 
     def update(self, fragment: Fragment) -> dict[str, float]:
         """Store the fragment, then do as many updates as the env steps so far pay for."""
         config = self.config
         self.replay.add(fragment)
-        pace = (config.learning_starts, config.train_freq, config.gradient_steps)
+        pace = (self.learning_starts, config.train_freq, config.gradient_steps)
         due = updates_due(self.env_steps, self.updates, *pace, self.pace_from)
         if not due or not len(self.replay):
             return {}
@@ -241,12 +248,13 @@ class OffPolicy(Algorithm):
         )
 
     def course(self) -> dict[str, Any]:
-        return {**super().course(), "pace_from": list(self.pace_from)}
+        return {**super().course(), "pace_from": list(self.pace_from), "warmed_up": self.warmed_up}
 
     def resume_course(self, course: Mapping[str, Any], config: Mapping[str, Any]) -> list[tuple[str, str]]:
         """As `Algorithm`. With another pace than that of the checkpoint, updates are counted from here."""
         env_steps, updates = course.get("pace_from", (0, 0))
         self.pace_from = (env_steps, updates)
+        self.warmed_up = course.get("warmed_up", 0)
         changed = [
             f"{name}={value} (was {before})"
             for name in PACE

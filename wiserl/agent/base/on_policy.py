@@ -51,6 +51,10 @@ class OnPolicy(Algorithm):
         """One fragment is the data of one update round, or a runner's part of it."""
         return config.n_steps
 
+    @property
+    def max_policy_lag(self) -> int | None:
+        return self.config.max_policy_lag
+
     def _living(self, fragment: Fragment) -> slice | Tensor:
         """Which of all rows `[T * E * A]` are steps of agents that are there."""
         if "alive" not in fragment:
