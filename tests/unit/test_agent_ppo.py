@@ -23,7 +23,7 @@ from wiserl.util.errors import InputError
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
 
 # Four rows under a policy of two equally likely actions: ratios 2, 2, 1/2, 1/2 and advantages 1, -1, 1, -1.
-FIXED = SimpleNamespace(head=Categorical(2), outputs=lambda obs: obs[:, :2], value=lambda obs: obs[:, 2])
+FIXED = SimpleNamespace(head=Categorical(2), evaluate=lambda batch: (batch["obs"][:, :2], batch["obs"][:, 2]))
 BATCH = {
     "obs": torch.tensor([[0.0, 0.0, value] for value in (1.0, 2.0, 3.0, 4.0)]),
     "action": torch.zeros(4, dtype=torch.long),
@@ -101,7 +101,7 @@ def test_the_entropy_bonus_pulls_towards_chance():
 def make_agent(spec: Any = None, streams: int = 2, sync: bool = True, **config: Any) -> PPO:
     config = {"n_epochs": 1, "batch_size": 1000, "hidden_sizes": (8,)} | config
     agent = PPO(sync, spec=spec or make_spec(), config=PPOConfig(**config), num_streams=streams, total_steps=100)
-    agent._start_learning()
+    agent.start_learning()
     return agent
 
 

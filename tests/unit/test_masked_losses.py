@@ -109,11 +109,8 @@ def test_ppos_probabilities_and_entropy_are_those_of_the_valid():
     class Fixed:
         head = Categorical(4)
 
-        def outputs(self, obs):
-            return obs
-
-        def value(self, obs):
-            return torch.zeros(len(obs))
+        def evaluate(self, batch):
+            return batch["obs"], torch.zeros(len(batch["obs"]))
 
     logits = torch.tensor([[0.0, math.log(3.0), 50.0, 7.0]], requires_grad=True)
     row = {"obs": logits, "action": torch.tensor([1]), "log_prob": torch.tensor([math.log(0.5)]), "advantage": torch.ones(1),
@@ -221,7 +218,7 @@ def learned(algo: str, options: dict[str, Any], sync: bool, shift: float) -> tup
         sync, spec=spec, config=make_config(chosen.config_class, options, algo), num_streams=3, total_steps=1000
     )
     move(getattr(agent.policy, {"ppo": "actor", "sac": "head"}.get(algo, "advantage")), shift)
-    agent._start_learning()
+    agent.start_learning()
     if algo == "sac":
         for critics in (agent.critics.online, agent.critics.target):
             for head in critics.heads:

@@ -63,6 +63,14 @@ def test_no_invalid_action_is_ever_taken(tmp_path, algo, options):
     assert summary["env_steps"] == 100_000
 
 
+@pytest.mark.parametrize("env", [ENV, AGENTS])
+@pytest.mark.parametrize("sync", [True, False])
+def test_masks_and_memory_go_together(tmp_path, env, sync):
+    options = {**SHORT["ppo"], "net": "rnn", "memory_units": 8, "sequence_length": 10, "sync": sync}
+    assert train("ppo", env, tmp_path / "run", 1000, **options)["updates"] > 0
+    assert all(torch.isfinite(leaf).all() for leaf in weights(tmp_path / "run").values())
+
+
 @pytest.mark.parametrize("algo", SHORT)
 @pytest.mark.parametrize("form", ["info", "observation"])
 def test_agents_that_join_and_die_take_valid_actions(tmp_path, algo, form):

@@ -25,10 +25,11 @@ from wiserl.core.config import Count, convert
 from wiserl.core.tree import Array, tree_map
 from wiserl.env.make import EnvLike
 from wiserl.experiment.console import Console
-from wiserl.experiment.experiment import AGENT, Experiment, read_options
+from wiserl.experiment.experiment import AGENT, Experiment
 from wiserl.experiment.monitor import Monitor
+from wiserl.experiment.options import read_options
 from wiserl.experiment.signals import StopSignals
-from wiserl.net.normalize import ObservationNormalizer
+from wiserl.net.normalize import normalizers
 from wiserl.ops.tensors import to_tensors
 from wiserl.policy.evaluation import evaluate
 from wiserl.policy.policy import Policy
@@ -157,7 +158,7 @@ class RunByHand:
             )
         self._scope.run(self.runner.step)
         self._monitor.poll()
-        logs, recent = dict(self.learner.logs), self.learner.status()["train_return_mean"]
+        logs, recent = dict(self.learner.learning.progress.logs), self.learner.status()["train_return_mean"]
         return logs if recent is None else {**logs, "charts/episodic_return": recent}
 
     def run(self) -> None:
@@ -183,7 +184,7 @@ class RunByHand:
         found = normalizers(self.algorithm.policy)
         if not found:
             raise InputError(
-                f"{self._experiment.run.algo} as configured keeps no running normaliser of observations, so there is nothing to "
+                f"{self._experiment.run.algo.name} as configured keeps no running normaliser of observations, so there is nothing to "
                 "burn in: leave it out, or set normalize_observation=True where the algorithm has that option"
             )
         for fragment in self.runner.random_fragments(env_steps):
@@ -191,7 +192,7 @@ class RunByHand:
             for normalizer in found:
                 normalizer.update(rows)
         self._call("_sync_model")
-        self.runner.policy._update_model(self.learner.known())
+        self.runner.agent.refresh()
 
     def warm_up(self, env_steps: int) -> None:
         """Fill the replay with random actions, before the first update.
@@ -208,7 +209,7 @@ class RunByHand:
         total, end = self._experiment.run.total_steps, self.env_steps + env_steps
         if not isinstance(self.algorithm, OffPolicy):
             raise InputError(
-                f"{self._experiment.run.algo} has no replay to warm up: it learns from what it has just sampled"
+                f"{self._experiment.run.algo.name} has no replay to warm up: it learns from what it has just sampled"
             )
         if self.updates:
             raise InputError(f"warm_up after {self.updates} updates: expected before the first one")
@@ -218,13 +219,14 @@ class RunByHand:
             )
         fragment = self.runner.args.steps * self.runner.args.envs
         while self.env_steps < end:
-            self._start_learning_at(self.env_steps + fragment)
+            self._set_warmed_up(self.env_steps + fragment)
             self.step()
-        self._start_learning_at(self.env_steps)
+        self._set_warmed_up(self.env_steps)
 
-    def _start_learning_at(self, env_steps: int) -> None:
+    def _set_warmed_up(self, env_steps: int) -> None:
         for agent in (self.learner, self.runner.policy):
-            agent.start_learning_at(env_steps)
+            assert isinstance(agent.algorithm, OffPolicy)
+            agent.algorithm.warmed_up = env_steps
 
     def policy(self) -> Policy:
         """A copy of the policy as it is now, to act with."""
@@ -289,13 +291,6 @@ class RunByHand:
             self._release()
         elif not self._closed:
             self.close()
-
-
-def normalizers(policy: nn.Module) -> list[ObservationNormalizer]:
-    """The normalisers of whole observations in a network; those of the entries of a Dict are parts of one."""
-    found = [module for module in policy.modules() if isinstance(module, ObservationNormalizer)]
-    parts = {part for normalizer in found for part in normalizer.modules() if part is not normalizer}
-    return [normalizer for normalizer in found if normalizer not in parts]
 
 
 def _living(fragment: Fragment) -> Any:

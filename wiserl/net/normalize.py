@@ -58,3 +58,10 @@ class ObservationNormalizer(nn.Module):
         if not self.is_float:
             return obs
         return ((obs - self.mean) / torch.sqrt(self.var + 1e-8)).clamp(-10.0, 10.0).float()
+
+
+def normalizers(network: nn.Module) -> list[ObservationNormalizer]:
+    """The normalisers of whole observations in a network; those of the entries of a Dict are parts of one."""
+    found = [module for module in network.modules() if isinstance(module, ObservationNormalizer)]
+    parts = {part for normalizer in found for part in normalizer.modules() if part is not normalizer}
+    return [normalizer for normalizer in found if normalizer not in parts]

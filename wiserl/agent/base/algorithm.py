@@ -30,7 +30,7 @@ class Algorithm(Agent):
     """An agent whose experience is a whole fragment. One subclass, one file, one algorithm.
 
     A subclass builds `self.policy` (what acts, on runners and learner alike) in `_build`, what only the learner needs
-    (optimiser, targets, buffers) in `_start_learning`, and implements `choose_action` and `update`.
+    (optimiser, targets, buffers) in `start_learning`, and implements `choose_action` and `update`.
 
     Args:
         sync: whether runners wait for every new set of weights.
@@ -121,8 +121,21 @@ class Algorithm(Agent):
             outputs: Array = self.policy(to_tensors(obs, self.device, skip_axes=2)).cpu().numpy()
         return outputs
 
+    def _act_on(self, obs: Nested, memory: Array) -> tuple[Array, Array]:
+        """As `_act`, for a network that remembers `[E, A, M]`; with what it remembers then, of the same shape."""
+        before = memory.reshape(-1, memory.shape[2])
+        if self._forward is not None and not self._forward.holds():
+            self._forward = NumpyPolicy.of(self.policy)
+        if self._forward is not None:
+            outputs, after = self._forward.step(obs.reshape(len(before), -1), before)
+        else:
+            with torch.inference_mode():
+                rows = to_tensors(obs, self.device, skip_axes=2), torch.from_numpy(before).to(self.device)
+                outputs, after = (part.cpu().numpy() for part in self.policy.step(*rows))  # type: ignore[operator]
+        return outputs, after.reshape(memory.shape)
+
     def move_to(self, device: str) -> None:
-        """Put the networks on a device; before `_start_learning`."""
+        """Put the networks on a device; before `start_learning`."""
         self.device = torch.device(device)
         self.policy.to(self.device)
         self._own_tensors()
@@ -164,6 +177,11 @@ class Algorithm(Agent):
         that `choose_action` leaves in the object is there when a run is resumed.
         """
         return 0
+
+    @property
+    def max_policy_lag(self) -> int | None:
+        """In async mode, weight versions per runner that a fragment may be behind and still be learned from; None: any number."""
+        return None
 
     def reseed(self, *parts: int | str) -> None:
         """Restart the generator that acting draws from. A runner does so before each fragment."""

@@ -11,26 +11,28 @@ from torch import Tensor
 
 from wiserl.agent.base.algorithm import Algorithm
 from wiserl.core.batch import Fragment
-from wiserl.core.config import Fraction, PositiveFloat, PositiveInt
+from wiserl.core.config import Fraction, PositiveFloat, PositiveInt, option
+from wiserl.core.tree import Nested, tree_map
+from wiserl.net.actor_critic import ActorCritic
 from wiserl.net.choice import NetworkConfig
 from wiserl.net.optim import FlatAdam
+from wiserl.ops.sequences import Sequences, begins
+from wiserl.ops.tensors import to_tensors
 
 
 @dataclass(frozen=True)
 class OnPolicyConfig(NetworkConfig):
     """Hyper-parameters of learning from rounds, named as in Stable-Baselines3 where it has them."""
 
-    learning_rate: PositiveFloat = 3e-4  # Adam's step size at the start
-    learning_rate_decay: Literal["none", "linear"] = "none"  # linear: to 0 at the last env step
-    gamma: Fraction = 0.99  # discount per step
-    n_steps: PositiveInt = 2048  # steps of each env per update round
-    batch_size: PositiveInt = 64  # rows per minibatch
-    n_epochs: PositiveInt = 10  # passes over a round's data
-    max_grad_norm: PositiveFloat = 0.5  # bound on the gradient's L2 norm; inf: none
-    max_policy_lag: PositiveInt | None = (
-        None  # async: drop fragments older than this many weight versions per runner; none: learn from all
-    )
-    compile: bool = False  # compile the loss with torch.compile: some 20 s at the start, faster updates
+    learning_rate: PositiveFloat = option(3e-4, "Adam's step size at the start")
+    learning_rate_decay: Literal["none", "linear"] = option("none", "linear: to 0 at the last env step")
+    gamma: Fraction = option(0.99, "discount per step")
+    n_steps: PositiveInt = option(2048, "steps of each env per update round")
+    batch_size: PositiveInt = option(64, "rows per minibatch")
+    n_epochs: PositiveInt = option(10, "passes over a round's data")
+    max_grad_norm: PositiveFloat = option(0.5, "bound on the gradient's L2 norm; inf: none")
+    max_policy_lag: PositiveInt | None = option(None, "async: versions per runner a fragment may be behind; none: any")
+    compile: bool = option(False, "compile the loss with torch.compile: some 20 s at the start, faster updates")
 
 
 class OnPolicy(Algorithm):
@@ -49,11 +51,30 @@ class OnPolicy(Algorithm):
         """One fragment is the data of one update round, or a runner's part of it."""
         return config.n_steps
 
+    @property
+    def max_policy_lag(self) -> int | None:
+        return self.config.max_policy_lag
+
     def _living(self, fragment: Fragment) -> slice | Tensor:
         """Which of all rows `[T * E * A]` are steps of agents that are there."""
         if "alive" not in fragment:
             return slice(None)
         return torch.from_numpy(np.flatnonzero(fragment["alive"])).to(self.device)
+
+    def _unroll(
+        self, policy: ActorCritic, obs: Nested, fragment: Fragment, length: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`ActorCritic.unroll` through a fragment; normalised observations are rows `[T * E * A, ...]`."""
+        steps, memory = len(fragment["reward"]), to_tensors(fragment["memory"], self.device, skip_axes=2)
+        reset = to_tensors(begins(fragment), self.device).flatten(1)
+        per_step = tree_map(lambda leaf: leaf.view(steps, -1, *leaf.shape[1:]), obs)
+        return policy.unroll(per_step, memory, reset, length)
+
+    @staticmethod
+    def _as_sequences(rows: dict[str, Any], parts: Tensor, fragment: Fragment, length: int) -> dict[str, Any]:
+        """Rows `[T * E * A, ...]` for `sequence_minibatches`; `parts`: what is remembered before each part of the fragment."""
+        sequences = Sequences.of(fragment, length)
+        return {**sequences.take(rows), "memory": sequences.memory(parts), "living": sequences}
 
     def learner_state(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict()}
