@@ -24,11 +24,10 @@ from wiserl.net.choice import make_encoder
 from wiserl.net.encoder import orthogonal_
 from wiserl.net.heads import DiagonalGaussian, make_head
 from wiserl.net.images import is_image
-from wiserl.net.normalize import ObservationNormalizer
 from wiserl.net.optim import FlatAdam
 from wiserl.ops.losses import weighted_mean
 from wiserl.ops.minibatches import minibatches
-from wiserl.ops.returns import ReturnScale, explained_variance, gae, next_values, vtrace
+from wiserl.ops.returns import explained_variance, gae, next_values, vtrace
 from wiserl.ops.tensors import to_tensors
 
 
@@ -44,8 +43,6 @@ class PPOConfig(OnPolicyConfig):
     vf_coef: NonNegative = 0.5  # weight of the value loss
     target_kl: PositiveFloat | None = None  # end the epochs once the policy moved 1.5 times this (nats); none: never
     normalize_advantage: bool = True  # per minibatch: zero mean, unit variance
-    normalize_observation: bool = False  # running mean and variance, part of the weights
-    normalize_reward: bool = False  # divide by the running deviation of discounted returns
     ortho_init: bool = True  # orthogonal initial weights; gain 0.01 for the policy's outputs
     adam_eps: PositiveFloat = 1e-5  # Adam's epsilon
     log_std_init: float = 0.0  # initial log standard deviation for Box actions (bounds are -1 to 1)
@@ -58,7 +55,7 @@ class ActorCritic(nn.Module):
         super().__init__()
         config, space = agent.config, agent.spec.observation_space
         self.head = make_head(agent.spec.action_space, "ppo")
-        self.normalizer = ObservationNormalizer(space) if config.normalize_observation else None
+        self.normalizer = agent._make_normalizer()
         self.actor_encoder = make_encoder(space, config)
         self.critic_encoder = self.actor_encoder if is_image(space) else copy.deepcopy(self.actor_encoder)
         gaussian = isinstance(self.head, DiagonalGaussian)
@@ -156,7 +153,6 @@ class PPO(OnPolicy):
     def _start_learning(self) -> None:
         config = self.config
         self.optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, config.adam_eps, config.max_grad_norm)
-        self.return_scale = ReturnScale(self.num_streams, self.spec.num_agents, config.gamma)
         self.loss: Callable[..., tuple[Tensor, Tensor | None]] = torch.compile(loss) if config.compile else loss
 
     def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
@@ -176,9 +172,7 @@ class PPO(OnPolicy):
         The observations are learned from with the statistics that they were acted on with, or the ratios would not begin at 1.
         """
         logs = self._learn(fragment)
-        if self.policy.normalizer is not None:
-            obs, living = to_tensors(fragment["obs"], self.device, skip_axes=3), self._living(fragment)
-            self.policy.normalizer.update(tree_map(lambda leaf: leaf[living], obs))
+        self._note_observations(fragment)
         return logs
 
     def _learn(self, fragment: Fragment) -> dict[str, float]:
@@ -219,8 +213,7 @@ class PPO(OnPolicy):
         value = values[0].reshape(fragment["reward"].shape)
         last, final = values[1].reshape(value.shape[1:]), values[2].reshape(-1, value.shape[2])
         following = next_values(fragment, value, last, final)
-        reward = self.return_scale.scale(fragment) if config.normalize_reward else fragment["reward"]
-        ends = fragment["terminated"], fragment["truncated"]
+        reward, ends = self._reward(fragment), (fragment["terminated"], fragment["truncated"])
         rows = {name: fragment[name] for name in ("action", "log_prob")}
         if self.sync:
             advantage = gae(reward, value, following, *ends, config.gamma, config.gae_lambda)
@@ -243,10 +236,3 @@ class PPO(OnPolicy):
         now = log_prob.cpu().numpy().reshape(fragment["reward"].shape)
         ratio = np.exp(np.minimum(now - fragment["log_prob"], 0.0))
         return now, np.where(fragment.get("alive", True), ratio, np.float32(1.0))
-
-    def learner_state(self) -> dict[str, Any]:
-        return {**super().learner_state(), "return_scale": self.return_scale.state_dict()}
-
-    def load_learner_state(self, state: dict[str, Any]) -> None:
-        super().load_learner_state(state)
-        self.return_scale.load_state_dict(state["return_scale"])

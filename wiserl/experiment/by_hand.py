@@ -28,7 +28,7 @@ from wiserl.experiment.console import Console
 from wiserl.experiment.experiment import AGENT, Experiment, read_options
 from wiserl.experiment.monitor import Monitor
 from wiserl.experiment.signals import StopSignals
-from wiserl.net.normalize import ObservationNormalizer
+from wiserl.net.normalize import normalizers
 from wiserl.ops.tensors import to_tensors
 from wiserl.policy.evaluation import evaluate
 from wiserl.policy.policy import Policy
@@ -184,7 +184,7 @@ class RunByHand:
         if not found:
             raise InputError(
                 f"{self._experiment.run.algo} as configured keeps no running normaliser of observations, so there is nothing to "
-                "burn in: leave it out, or set normalize_observation=True where the algorithm has that option"
+                "burn in: leave it out, or set normalize_observation=True"
             )
         for fragment in self.runner.random_fragments(env_steps):
             rows = to_tensors(_living(fragment), self.algorithm.device)
@@ -289,13 +289,6 @@ class RunByHand:
             self._release()
         elif not self._closed:
             self.close()
-
-
-def normalizers(policy: nn.Module) -> list[ObservationNormalizer]:
-    """The normalisers of whole observations in a network; those of the entries of a Dict are parts of one."""
-    found = [module for module in policy.modules() if isinstance(module, ObservationNormalizer)]
-    parts = {part for normalizer in found for part in normalizer.modules() if part is not normalizer}
-    return [normalizer for normalizer in found if normalizer not in parts]
 
 
 def _living(fragment: Fragment) -> Any:

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from wiserl.core.tree import Array
 from wiserl.net.encoder import MLP, Encoder, Features, Flat
+from wiserl.net.normalize import NormalizedFeatures, ObservationNormalizer
 
 _ACTIVATIONS: dict[Callable[[Tensor], Tensor], Callable[..., Array]] = {
     torch.tanh: np.tanh,
     torch.relu: lambda features: np.maximum(features, 0.0, out=features),
 }
 
-_KNOWN = frozenset({Encoder, Flat, MLP, nn.ModuleList, nn.Linear})
+_KNOWN = frozenset({Encoder, Flat, MLP, nn.ModuleList, nn.Linear, NormalizedFeatures, ObservationNormalizer})
 """Parts whose `forward` is what numpy computes. Their subclasses may have another."""
 
 
@@ -41,9 +42,10 @@ class NumpyPolicy:
     """
 
     def __init__(self, forward: Callable[[Array], Array], plain: Plain, modules: Iterable[nn.Module]) -> None:
-        assert isinstance(plain.encoder, Encoder)
+        encoder = _body(plain.encoder)
+        assert isinstance(encoder, Encoder)
         self._forward, self._then = forward, plain.then
-        self._mlp, self._activation = plain.encoder.mlp, plain.encoder.mlp.activation
+        self._mlp, self._activation = encoder.mlp, encoder.mlp.activation
         modules = list(modules)
         registries = [each for module in modules for each in (module._modules, module._parameters)]
         self._places = [(registry, name, held) for registry in registries for name, held in registry.items()]
@@ -61,7 +63,7 @@ class NumpyPolicy:
             return None
         plain: Plain | None = network.plain()  # type: ignore[operator]
         forward = None if plain is None else numpy_forward(plain.encoder, plain.head)
-        if plain is None or forward is None or not isinstance(plain.encoder, Encoder):
+        if plain is None or forward is None:
             return None
         return cls(forward, plain, (network, *plain.encoder.modules(), plain.head))
 
@@ -86,23 +88,32 @@ def _is_patched(module: nn.Module) -> bool:
     return any(callable(getattr(type(module), name, None)) for name in vars(module))
 
 
-def numpy_forward(encoder: Features, head: nn.Linear) -> Callable[[Array], Array] | None:
-    """`head(encoder(obs))` as a function of arrays `[N, ...]`, for vector observations, tanh or relu, on the CPU.
+def _body(encoder: Features) -> Features:
+    """What is behind a normaliser, if there is one."""
+    return encoder.body if isinstance(encoder, NormalizedFeatures) else encoder
 
-    It reads the modules' own memory, so it follows every change of their weights that is made in place.
+
+def numpy_forward(encoder: Features, head: nn.Linear) -> Callable[[Array], Array] | None:
+    """`head(encoder(obs))` as a function of arrays `[N, ...]`, for vector observations, normalised or not, tanh or relu, on the CPU.
+
+    It reads the modules' own memory, so it follows every change of their weights and statistics that is made in place.
 
     Returns:
         The function, giving `[N, outputs]` float32; None for networks it does not cover: also where a part is of a class of
         its own, or has a hook.
     """
+    parts = (*encoder.modules(), head)
+    normalizer = encoder.normalizer if isinstance(encoder, NormalizedFeatures) else None
+    encoder = _body(encoder)
     if not isinstance(encoder, Encoder):
         return None
-    parts = (*encoder.modules(), head)
     if any(type(part) not in _KNOWN or _is_patched(part) for part in parts):
         return None
     activation = _ACTIVATIONS.get(encoder.mlp.activation)
     if not encoder.is_vector or activation is None or head.weight.device.type != "cpu":
         return None
+    if normalizer is not None and (not normalizer.is_float or not normalizer.mean.ndim):
+        return None  # numbers of other kinds, and numbers alone, are none that `rows` takes
     if any(layer.bias is None for layer in (*encoder.mlp.layers, head)):
         return None
     *hidden, last = [
@@ -110,7 +121,8 @@ def numpy_forward(encoder: Features, head: nn.Linear) -> Callable[[Array], Array
     ]
 
     def forward(obs: Array) -> Array:
-        features = obs.reshape(len(obs), -1).astype(np.float32, copy=False)
+        features = obs.reshape(len(obs), -1)
+        features = features.astype(np.float32, copy=False) if normalizer is None else normalizer.rows(features)
         for weight, bias in hidden:
             features = features @ weight
             features += bias

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from wiserl.agent.base.algorithm import Algorithm
 from wiserl.core.batch import Fragment
 from wiserl.core.config import Fraction, PositiveFloat, PositiveInt
+from wiserl.core.tree import Array
 from wiserl.net.choice import NetworkConfig
 from wiserl.net.optim import FlatAdam
 
@@ -30,6 +27,8 @@ class OnPolicyConfig(NetworkConfig):
     max_policy_lag: PositiveInt | None = (
         None  # async: drop fragments older than this many weight versions per runner; none: learn from all
     )
+    normalize_observation: bool = False  # by running mean and variance, which are part of the weights
+    normalize_reward: bool = False  # divide by the running deviation of discounted returns
     compile: bool = False  # compile the loss with torch.compile: some 20 s at the start, faster updates
 
 
@@ -49,14 +48,14 @@ class OnPolicy(Algorithm):
         """One fragment is the data of one update round, or a runner's part of it."""
         return config.n_steps
 
-    def _living(self, fragment: Fragment) -> slice | Tensor:
-        """Which of all rows `[T * E * A]` are steps of agents that are there."""
-        if "alive" not in fragment:
-            return slice(None)
-        return torch.from_numpy(np.flatnonzero(fragment["alive"])).to(self.device)
+    def _reward(self, fragment: Fragment) -> Array:
+        """The rewards to learn from `[T, E, A]`: counted and scaled with `normalize_reward`, else as the env gave them."""
+        reward: Array = fragment["reward"]
+        return reward if self.return_scale is None else self.return_scale.scale(fragment)
 
     def learner_state(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict()}
+        return {**super().learner_state(), "optimizer": self.optimizer.state_dict()}
 
     def load_learner_state(self, state: dict[str, Any]) -> None:
+        super().load_learner_state(state)
         self.optimizer.load_state_dict(state["optimizer"])
