@@ -74,7 +74,7 @@ class NormalizedFeatures(Features):
     def __init__(self, normalizer: ObservationNormalizer, body: Features) -> None:
         super().__init__()
         self.normalizer, self.body = normalizer, body
-        self.size, self.memory_size = body.size, body.memory_size
+        self.size, self.memory_size, self.keeps_weights = body.size, body.memory_size, body.keeps_weights
 
     def forward(self, obs: Nested) -> Tensor:
         """`[N, size]` from observations as the env gives them."""
