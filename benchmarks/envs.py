@@ -31,3 +31,27 @@ class SleepyEnv(gym.Env[Any, Any]):
         time.sleep(STEP_SECONDS)
         self._steps += 1
         return np.zeros(4, np.float32), 1.0, False, self._steps >= 100, {}
+
+
+class WithoutVelocity(gym.ObservationWrapper[Any, Any, Any]):
+    """Shows positions alone: what goes on has to be remembered."""
+
+    def __init__(self, env: gym.Env[Any, Any], positions: tuple[int, ...]) -> None:
+        super().__init__(env)
+        self._positions = np.array(positions)
+        space = env.observation_space
+        assert isinstance(space, gym.spaces.Box)
+        self.observation_space = gym.spaces.Box(space.low[self._positions], space.high[self._positions])
+
+    def observation(self, observation: Any) -> Any:
+        return observation[self._positions]
+
+
+def cartpole_without_velocity() -> gym.Env[Any, Any]:
+    """CartPole-v1 of which only the cart's place and the pole's angle are seen."""
+    return WithoutVelocity(gym.make("CartPole-v1"), (0, 2))
+
+
+def pendulum_without_velocity() -> gym.Env[Any, Any]:
+    """Pendulum-v1 of which only the angle is seen, by its cosine and sine."""
+    return WithoutVelocity(gym.make("Pendulum-v1"), (0, 1))

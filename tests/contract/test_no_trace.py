@@ -30,6 +30,14 @@ REPLAY = {
 OPTIONS: dict[str, dict[str, Any]] = {
     "ppo": {"n_steps": 16, "batch_size": 32, "n_epochs": 2, "hidden_sizes": (16,), "normalize_reward": True},
     "dqn": {**REPLAY, "prioritized": True, "n_step": 3},
+    "recurrent": {
+        "n_steps": 16,
+        "batch_size": 32,
+        "n_epochs": 2,
+        "hidden_sizes": (16,),
+        "net": "rnn",
+        "sequence_length": 8,
+    },
     "sac": {**REPLAY, "action_noise": "ornstein_uhlenbeck", "noise_std": 0.3},
     "td3": {**REPLAY, "n_step": 2, "normalize_observation": True, "normalize_reward": True},
 }
@@ -40,6 +48,8 @@ CASES = [
     ("sac", "Pendulum-v1", "inline"),
     ("td3", "Pendulum-v1", "inline"),
     ("ppo", "LunarLander-v3", "process"),
+    ("recurrent", "CartPole-v1", "process"),
+    ("recurrent", "mpe2/simple_spread_v3", "inline"),
     ("dqn", "mpe2/simple_spread_v3", "inline"),
     ("ppo", "mpe2/simple_spread_v3", "process"),
 ]
@@ -70,6 +80,7 @@ def test_weights_do_not_depend_on_checkpoints_evaluations_breaks_or_backend(
     algo: str, env: str, vector: str, tmp_path: Path, cluster: Any, poll_at_once: None
 ) -> None:
     options = {**COMMON, **OPTIONS[algo], "vector": vector}
+    algo = "ppo" if algo == "recurrent" else algo
     never = {"checkpoint_every": 10**9, "backend": "local"}
     wiserl.train(algo, env, run_dir=tmp_path / "never", **options, **never)
     often = {"checkpoint_every": 64, "eval_every": 256, "keep_checkpoints": 1}

@@ -15,7 +15,7 @@ from tests.fragments import DISCRETE, make_spec
 from wiserl.agent.base.algorithm import Algorithm
 from wiserl.agent.catalogue import algorithm_class
 from wiserl.core.config import make_config
-from wiserl.net.acting import NumpyPolicy, numpy_forward
+from wiserl.net.acting import NumpyPolicy, numpy_features
 from wiserl.net.encoder import Encoder
 from wiserl.net.q_network import QNetwork
 
@@ -27,16 +27,15 @@ VECTOR = spaces.Box(-1.0, 1.0, (3, 2), np.float32)
 def test_it_gives_the_networks_values_and_follows_changes_in_place(activation, hidden):
     torch.manual_seed(0)
     encoder = Encoder(VECTOR, hidden, activation)
-    head = nn.Linear(encoder.size, 4)
-    forward = numpy_forward(encoder, head)
+    forward = numpy_features(encoder)
     obs = np.random.default_rng(0).standard_normal((5, 3, 2)).astype(np.float32)
     for _ in range(2):
         given = obs.copy()
-        expected = head(encoder(torch.from_numpy(obs))).detach().numpy()
+        expected = encoder(torch.from_numpy(obs)).detach().numpy()
         np.testing.assert_allclose(forward(given), expected, rtol=1e-5, atol=1e-6)
         assert np.array_equal(given, obs), "the observation was written to"
         with torch.no_grad():
-            for parameter in (*encoder.parameters(), *head.parameters()):
+            for parameter in encoder.parameters():
                 parameter.mul_(1.5)
 
 
@@ -46,7 +45,7 @@ def test_it_gives_the_networks_values_and_follows_changes_in_place(activation, h
 )
 def test_it_steps_aside_for_what_it_does_not_cover(space, activation):
     encoder = Encoder(space, (8,), activation)
-    assert numpy_forward(encoder, nn.Linear(encoder.size, 2)) is None
+    assert numpy_features(encoder) is None
 
 
 # ---- the network that acts is the one that learns, whatever was changed about it ----

@@ -23,7 +23,7 @@ from wiserl.util.errors import InputError
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
 
 # Four rows under a policy of two equally likely actions: ratios 2, 2, 1/2, 1/2 and advantages 1, -1, 1, -1.
-FIXED = SimpleNamespace(head=Categorical(2), outputs=lambda obs: obs[:, :2], value=lambda obs: obs[:, 2])
+FIXED = SimpleNamespace(head=Categorical(2), evaluate=lambda batch: (batch["obs"][:, :2], batch["obs"][:, 2]))
 BATCH = {
     "obs": torch.tensor([[0.0, 0.0, value] for value in (1.0, 2.0, 3.0, 4.0)]),
     "action": torch.zeros(4, dtype=torch.long),

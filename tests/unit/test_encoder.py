@@ -9,7 +9,7 @@ from gymnasium import spaces
 from torch import nn
 
 from tests.fragments import random_obs
-from wiserl.net.acting import numpy_forward
+from wiserl.net.acting import numpy_features
 from wiserl.net.encoder import ACTIVATIONS, MLP, Encoder, orthogonal_
 from wiserl.net.images import NatureCNN, is_image
 from wiserl.ops.tensors import to_tensors
@@ -122,12 +122,12 @@ def test_an_mlp_has_the_sizes_and_activations_asked_for(activation):
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_numpy_acting_is_the_network_and_follows_its_weights(activation):
-    encoder, head = Encoder(spaces.Box(-1, 1, (3,)), (8, 8), activation), nn.Linear(8, 2)
-    forward = numpy_forward(encoder, head)
+    encoder = Encoder(spaces.Box(-1, 1, (3,)), (8, 8), activation)
+    forward = numpy_features(encoder)
     rows = torch.randn(5, 3)
     with torch.no_grad():
         for _ in range(2):
-            np.testing.assert_allclose(forward(rows.numpy()), head(encoder(rows)).numpy(), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(forward(rows.numpy()), encoder(rows).numpy(), rtol=1e-5, atol=1e-6)
             for parameter in encoder.parameters():
                 parameter.mul_(1.5)
 
@@ -137,7 +137,7 @@ def test_numpy_acting_is_the_network_and_follows_its_weights(activation):
 )
 def test_numpy_acting_leaves_other_networks_to_torch(space):
     encoder = Encoder(space, (8,), "tanh")
-    assert numpy_forward(encoder, nn.Linear(encoder.size, 2)) is None
+    assert numpy_features(encoder) is None
 
 
 def test_orthogonal_weights_have_the_gain_and_no_bias():

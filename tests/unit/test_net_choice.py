@@ -19,9 +19,9 @@ from wiserl.cli.main import cli
 from wiserl.core.config import make_config, to_plain
 from wiserl.core.spec import EnvSpec
 from wiserl.experiment.options import resolve
-from wiserl.net.acting import numpy_forward
+from wiserl.net.acting import numpy_features
 from wiserl.net.choice import KINDS, NetworkConfig, as_net, is_recurrent, make_encoder, with_net
-from wiserl.net.encoder import Encoder, FlatPixels, orthogonal_
+from wiserl.net.encoder import Encoder, Features, FlatPixels, orthogonal_
 from wiserl.net.images import ImpalaCNN, NatureCNN
 from wiserl.util.errors import InputError
 
@@ -92,7 +92,7 @@ def test_pixels_side_by_side_are_scaled_and_complete():
     pixels = FlatPixels(IMAGE)(image)
     assert pixels.shape == (2, 40 * 36 * 3)
     torch.testing.assert_close(pixels.sum(), (image / 255).sum())
-    assert numpy_forward(encoder(IMAGE, net="mlp", activation="relu"), nn.Linear(64, 2)) is None
+    assert numpy_features(encoder(IMAGE, net="mlp", activation="relu")) is None
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_every_algorithm_is_built_of_it_and_acts(algo, action, net):
     chosen = agent.choose_action(np.zeros((2, 1, 3), np.float32), deterministic=True)["action"]
     assert chosen.shape == (2, 1, *action.shape)
     assert make_config(algorithm.config_class, json.loads(json.dumps(to_plain(config))), algo) == config
-    networks_inside = [module for module in agent.policy.modules() if hasattr(module, "memory_size")]
+    networks_inside = [module for module in agent.policy.modules() if isinstance(module, Features)]
     assert all(type(module) is type(make_encoder(VECTOR, config)) for module in networks_inside)
     assert networks_inside
 
@@ -226,7 +226,7 @@ def test_an_own_network_is_used_as_it_was_made():
     assert found(torch.zeros(0, 3)).shape == (0, 7)
     orthogonal_(found)
     assert (found.network.layers[1].weight == 1).all(), "weights of the user's own were drawn anew"
-    assert numpy_forward(found, nn.Linear(7, 2)) is None
+    assert numpy_features(found) is None
 
 
 def test_trying_an_own_network_changes_nothing_in_it():

@@ -48,6 +48,9 @@ FIELDS: dict[str, Field] = {
     "alive": Field("TEA", "b", "the row is a real step of a living agent; absent: all are", required=False),
     "action_mask": Field("TEA", "b", "which actions were allowed, [T, E, A, n]", required=False),
     "log_prob": Field("TEA", "f", "log-probability of the action under the behaviour policy", required=False),
+    "memory": Field("EA", "f", "what acting remembered before the fragment's first step, [E, A, M]", required=False),
+    "last_memory": Field("EA", "f", "what it remembers after the last step (zero after a reset)", required=False),
+    "final_memory": Field("KA", "f", "what it remembered at each entry of final_obs", required=False),
     "state": Field("TE", "biuf", "global state for centralised training, [T, E, ...]", required=False),
     "episode_return": Field(
         "M", "f", "undiscounted return of each finished episode, summed over agents", required=False

@@ -23,6 +23,7 @@ class RowMemory:
 
     def __init__(self, size: int, envs: int, agents: int) -> None:
         self.value: Array | None = np.zeros((envs, agents, size), np.float32) if size else None
+        self._absent: Array | None = None  # rows that did not act: what a network made of them is not theirs
 
     def arguments(self) -> dict[str, Any]:
         """What `choose_action` is given besides the observations."""
@@ -34,13 +35,22 @@ class RowMemory:
             self.value = chosen.pop("memory")
 
     def forget(self, ended: Array, alive: Array | None) -> None:
-        """Zero the rows whose episode ended, and those that do not act next; both bool `[E, A]`."""
-        if self.value is not None:
-            gone = ended if alive is None else ended | ~alive
-            if gone.any():
-                self.value = np.where(gone[..., None], np.float32(0), self.value)
+        """After a step: zero the rows whose episode ended, those that did not act and those that do not act next.
 
-    def restart(self, value: Array | None = None) -> None:
-        """Remember nothing, or this."""
+        Args:
+            ended: bool `[E, A]`.
+            alive: bool `[E, A]`, which rows act next; None: all, always.
+        """
+        if self.value is None:
+            return
+        gone = ended if self._absent is None else ended | self._absent
+        self._absent = None if alive is None else ~alive
+        gone = gone if self._absent is None else gone | self._absent
+        if gone.any():
+            self.value = np.where(gone[..., None], np.float32(0), self.value)
+
+    def restart(self, alive: Array | None, value: Array | None = None) -> None:
+        """Remember nothing, or `value`; `alive` says which rows act next, as in `forget`."""
         if self.value is not None:
             self.value = np.zeros_like(self.value) if value is None else value.copy()
+            self._absent = None if alive is None else ~alive

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from wiserl.core.tree import Array
 from wiserl.net.encoder import MLP, Encoder, Features, Flat
 from wiserl.net.normalize import NormalizedFeatures, ObservationNormalizer
+from wiserl.net.recurrent import RecurrentEncoder, Step, numpy_step
 
 _ACTIVATIONS: dict[Callable[[Tensor], Tensor], Callable[..., Array]] = {
     torch.tanh: np.tanh,
@@ -27,11 +28,38 @@ class Plain:
     """What the `forward` of a network comes down to: `then(head(encoder(obs)))`.
 
     A class of networks says so once, by a method `plain()` that returns this, or None where more is in the way.
+
+    Attributes:
+        beside: encoders whose memory goes on beside that of `encoder`, though nothing is made of their features.
     """
 
     encoder: Features
     head: nn.Linear
     then: Callable[[Array], Array] | None = None
+    beside: tuple[Features, ...] = ()
+
+
+class _NumpyEncoder:
+    """An encoder by numpy, with its memory where it has one."""
+
+    def __init__(self, forward: Callable[[Array], Array], step: Step | None, mlp: MLP, memory_size: int) -> None:
+        self.forward, self.step, self.memory_size = forward, step, memory_size
+        self._mlp, self._activation = mlp, mlp.activation
+
+    @classmethod
+    def of(cls, encoder: Features) -> _NumpyEncoder | None:
+        recurrent = encoder if type(encoder) is RecurrentEncoder else None
+        body = encoder if recurrent is None else recurrent.body
+        forward, step = numpy_features(body), None
+        body = body.body if isinstance(body, NormalizedFeatures) else body
+        if recurrent is not None and not _is_patched(recurrent):
+            step = numpy_step(recurrent.core)
+        if forward is None or not isinstance(body, Encoder) or (recurrent is None) != (step is None):
+            return None
+        return cls(forward, step, body.mlp, encoder.memory_size)
+
+    def holds(self) -> bool:
+        return self._mlp.activation is self._activation
 
 
 class NumpyPolicy:
@@ -41,11 +69,9 @@ class NumpyPolicy:
     to be asked before it is called: modules can be exchanged, and hooks added, at any time.
     """
 
-    def __init__(self, forward: Callable[[Array], Array], plain: Plain, modules: Iterable[nn.Module]) -> None:
-        encoder = _body(plain.encoder)
-        assert isinstance(encoder, Encoder)
-        self._forward, self._then = forward, plain.then
-        self._mlp, self._activation = encoder.mlp, encoder.mlp.activation
+    def __init__(self, plain: Plain, encoders: list[_NumpyEncoder], modules: Iterable[nn.Module]) -> None:
+        self._encoders, self._then = encoders, plain.then
+        self._head = _weights([plain.head])[0]
         modules = list(modules)
         registries = [each for module in modules for each in (module._modules, module._parameters)]
         self._places = [(registry, name, held) for registry in registries for name, held in registry.items()]
@@ -62,14 +88,18 @@ class NumpyPolicy:
         if "plain" not in vars(type(network)) or _is_patched(network):
             return None
         plain: Plain | None = network.plain()  # type: ignore[operator]
-        forward = None if plain is None else numpy_forward(plain.encoder, plain.head)
-        if plain is None or forward is None:
+        if plain is None:
             return None
-        return cls(forward, plain, (network, *plain.encoder.modules(), plain.head))
+        parts = (plain.encoder, *plain.beside)
+        encoders = [_NumpyEncoder.of(part) for part in parts]
+        known = [encoder for encoder in encoders if encoder is not None]
+        if len(known) < len(encoders) or not _is_known(plain.head):
+            return None
+        return cls(plain, known, (network, *(module for part in parts for module in part.modules()), plain.head))
 
     def holds(self) -> bool:
         """Whether the network still is what it was: nothing in it exchanged or added, no hook on it."""
-        if any(self._hooks) or self._mlp.activation is not self._activation:
+        if any(self._hooks) or not all(encoder.holds() for encoder in self._encoders):
             return False
         for registry, name, held in self._places:
             if registry.get(name) is not held:
@@ -77,7 +107,23 @@ class NumpyPolicy:
         return list(map(len, self._counted)) == self._counts
 
     def __call__(self, obs: Array) -> Array:
-        outputs = self._forward(obs)
+        return self._outputs(self._encoders[0].forward(obs))
+
+    def step(self, obs: Array, memory: Array) -> tuple[Array, Array]:
+        """Of a network that remembers `[N, M]`: outputs, and what it remembers then."""
+        features, after, first = [], [], 0
+        for encoder in self._encoders:
+            assert encoder.step is not None
+            own = memory[:, first : first + encoder.memory_size]
+            found, then = encoder.step(encoder.forward(obs), own)
+            features.append(found)
+            after.append(then)
+            first += encoder.memory_size
+        return self._outputs(features[0]), after[0] if len(after) == 1 else np.concatenate(after, 1)
+
+    def _outputs(self, features: Array) -> Array:
+        outputs: Array = features @ self._head[0]
+        outputs += self._head[1]
         return outputs if self._then is None else self._then(outputs)
 
 
@@ -88,47 +134,45 @@ def _is_patched(module: nn.Module) -> bool:
     return any(callable(getattr(type(module), name, None)) for name in vars(module))
 
 
-def _body(encoder: Features) -> Features:
-    """What is behind a normaliser, if there is one."""
-    return encoder.body if isinstance(encoder, NormalizedFeatures) else encoder
+def _is_known(part: nn.Module) -> bool:
+    """Whether numpy can stand in for it: its class is one of those it knows, nothing else happens, it is on the CPU."""
+    known = type(part) in _KNOWN and not _is_patched(part)
+    return known and not (isinstance(part, nn.Linear) and (part.bias is None or part.weight.device.type != "cpu"))
 
 
-def numpy_forward(encoder: Features, head: nn.Linear) -> Callable[[Array], Array] | None:
-    """`head(encoder(obs))` as a function of arrays `[N, ...]`, for vector observations, normalised or not, tanh or relu, on the CPU.
+def _weights(layers: Iterable[nn.Linear]) -> list[tuple[Array, Array]]:
+    """Weights `[inputs, outputs]` and biases of layers: their own memory, which follows every change made in place."""
+    return [(layer.weight.detach().numpy().T, layer.bias.detach().numpy()) for layer in layers]
 
-    It reads the modules' own memory, so it follows every change of their weights and statistics that is made in place.
+
+def numpy_features(encoder: nn.Module) -> Callable[[Array], Array] | None:
+    """`encoder` as a function of arrays `[N, ...]`, for vector observations, normalised or not, tanh or relu, on the CPU.
 
     Returns:
-        The function, giving `[N, outputs]` float32; None for networks it does not cover: also where a part is of a class of
-        its own, or has a hook.
+        The function, giving `[N, size]` float32; None for networks it does not cover: also where a part is of a class of its
+        own, or has a hook.
     """
-    parts = (*encoder.modules(), head)
-    normalizer = encoder.normalizer if isinstance(encoder, NormalizedFeatures) else None
-    encoder = _body(encoder)
+    if not all(map(_is_known, encoder.modules())):
+        return None
+    normalizer = None
+    if isinstance(encoder, NormalizedFeatures):
+        normalizer, encoder = encoder.normalizer, encoder.body
+        if not normalizer.is_float or not normalizer.mean.ndim:
+            return None  # whole numbers, and numbers without an axis, are not what `rows` takes
     if not isinstance(encoder, Encoder):
         return None
-    if any(type(part) not in _KNOWN or _is_patched(part) for part in parts):
-        return None
     activation = _ACTIVATIONS.get(encoder.mlp.activation)
-    if not encoder.is_vector or activation is None or head.weight.device.type != "cpu":
+    if not encoder.is_vector or activation is None:
         return None
-    if normalizer is not None and (not normalizer.is_float or not normalizer.mean.ndim):
-        return None  # numbers of other kinds, and numbers alone, are none that `rows` takes
-    if any(layer.bias is None for layer in (*encoder.mlp.layers, head)):
-        return None
-    *hidden, last = [
-        (layer.weight.detach().numpy().T, layer.bias.detach().numpy()) for layer in (*encoder.mlp.layers, head)
-    ]
+    layers = _weights(encoder.mlp.layers)
 
     def forward(obs: Array) -> Array:
         features = obs.reshape(len(obs), -1)
         features = features.astype(np.float32, copy=False) if normalizer is None else normalizer.rows(features)
-        for weight, bias in hidden:
+        for weight, bias in layers:
             features = features @ weight
             features += bias
             features = activation(features)
-        outputs: Array = features @ last[0]
-        outputs += last[1]
-        return outputs
+        return features
 
     return forward

@@ -243,6 +243,20 @@ class RecurrentEncoder(Features):
         """As `Recurrent.outputs`, from observations `[T, N, ...]`."""
         return self.core.outputs(self._features(obs, reset), memory, reset)
 
+    def unroll_in_parts(self, obs: Nested, memory: Tensor, reset: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """As `unroll`, in parts of so many steps.
+
+        Returns:
+            Outputs `[T, N, H]`, and what is remembered before each part, part after part, `[parts * N, M]`.
+        """
+        outputs, starts = [], []
+        for first in range(0, len(reset), length):
+            part = slice(first, first + length)
+            starts.append(memory)
+            out, memory = self.unroll(tree_map(lambda leaf, part=part: leaf[part], obs), memory, reset[part])
+            outputs.append(out)
+        return torch.cat(outputs), torch.cat(starts)
+
     def _features(self, obs: Nested, reset: Tensor) -> Tensor:
         features: Tensor = self.body(tree_map(lambda leaf: leaf.flatten(0, 1), obs))
         return features.view(*reset.shape, -1)

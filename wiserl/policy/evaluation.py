@@ -54,8 +54,9 @@ def run_episodes(
         while len(returns) < episodes:
             wanted = min(episodes - len(returns), envs.num_envs)
             seeds = [derive_seed(seed, "eval", len(returns) + i) for i in range(envs.num_envs)]
-            obs, _ = envs.reset(seeds)
+            obs, alive = envs.reset(seeds)
             memory = policy.memory(envs.num_envs, envs.spec.num_agents)
+            memory.restart(alive)
             totals, going = np.zeros(envs.num_envs), np.arange(envs.num_envs) < wanted
             reached: list[bool | None] = [None] * wanted
             for _ in range(MAX_STEPS):

@@ -146,7 +146,7 @@ class GymRunner(Runner):
         self._returns[:] = 0.0
         self._lengths[:] = 0
         self._ages[:] = 0
-        self._memory.restart()
+        self._memory.restart(self._alive)
 
     def _continue(self, going: Continuation | None) -> str | None:
         """Bring the envs to where they were. Returns what is in the way of that, if anything."""
@@ -167,7 +167,7 @@ class GymRunner(Runner):
         )
         if not same or not np.array_equal(self.envs.episodes, going.episodes):
             return f"env '{env_id(self.args.env)}' did something else when its seed and actions were repeated"
-        self._memory.restart(going.memory)
+        self._memory.restart(self._alive, going.memory)
         self._fresh = False
         return None
 
@@ -232,6 +232,7 @@ class GymRunner(Runner):
         ends: list[Any] = []
         finished: list[tuple[float, int]] = []
         steps_before, fresh, t = self.vector_steps, self._fresh, 0
+        self._first_memory = self._memory.value
         self._fresh = True  # Should this be interrupted, its steps are lost, and the next fragment continues nothing.
         try:
             for t in range(steps):
@@ -290,7 +291,8 @@ class GymRunner(Runner):
         self._lengths += 1 if alive is None else stepped
         self._ages += 1
         if step.final_envs:
-            ends.append((t, step.final_envs, tree_map(np.copy, step.final_obs)))
+            remembered = None if self._memory.value is None else self._memory.value[step.final_envs]
+            ends.append((t, step.final_envs, tree_map(np.copy, step.final_obs), remembered))
             for env in step.env_ended:
                 finished.append((self._returns[env], self._lengths[env]))
                 self._returns[env] = self._lengths[env] = self._ages[env] = 0
@@ -299,9 +301,9 @@ class GymRunner(Runner):
 
     def _fragment(self, steps: int, chosen: dict[str, Array], ends: list[Any], finished: list[tuple[float, int]],
                   fresh: bool) -> Fragment:  # fmt: skip
-        at = [(t, env) for t, envs, _ in ends for env in envs]
+        at = [(t, env) for t, envs, *_ in ends for env in envs]
         if ends:
-            final_obs = tree_map(lambda *leaves: np.concatenate(leaves), *(obs for _, _, obs in ends))
+            final_obs = tree_map(lambda *leaves: np.concatenate(leaves), *(obs for _, _, obs, _ in ends))
         else:
             final_obs = tree_map(lambda leaf: leaf[:0], self._obs)
         fragment = {
@@ -318,6 +320,10 @@ class GymRunner(Runner):
         }
         if self._alive is not None:
             fragment["alive"] = self._alive_buffer[:steps]
+        if self._first_memory is not None and self._memory.value is not None:
+            fragment["memory"], fragment["last_memory"] = self._first_memory, self._memory.value
+            none = self._memory.value[:0]
+            fragment["final_memory"] = np.concatenate([none, *(remembered for *_, remembered in ends)])
         return fragment
 
 

@@ -138,6 +138,19 @@ class Algorithm(Agent):
             outputs: Array = self.policy(to_tensors(obs, self.device, skip_axes=2)).cpu().numpy()
         return outputs
 
+    def _act_on(self, obs: Nested, memory: Array) -> tuple[Array, Array]:
+        """As `_act`, for a network that remembers `[E, A, M]`; with what it remembers then, of the same shape."""
+        before = memory.reshape(-1, memory.shape[2])
+        if self._forward is not None and not self._forward.holds():
+            self._forward = NumpyPolicy.of(self.policy)
+        if self._forward is not None:
+            outputs, after = self._forward.step(obs.reshape(len(before), -1), before)
+        else:
+            with torch.inference_mode():
+                rows = to_tensors(obs, self.device, skip_axes=2), torch.from_numpy(before).to(self.device)
+                outputs, after = (part.cpu().numpy() for part in self.policy.step(*rows))  # type: ignore[operator]
+        return outputs, after.reshape(memory.shape)
+
     def move_to(self, device: str) -> None:
         """Put the networks on a device; before `_start_learning`."""
         self.device = torch.device(device)
