@@ -12,7 +12,7 @@ EXTRAS = {
     "minari": ["minari[hdf5]>=0.5"],
     "video": ["imageio>=2.34", "imageio-ffmpeg>=0.5"],
     "box2d": ["box2d>=2.3.10", "pygame-ce>=2.5"],
-    "bench": ["stable-baselines3>=2.7", "ray[rllib]>=2.40", "psutil>=5.9"],
+    "bench": ["stable-baselines3>=2.7", "sb3-contrib>=2.7", "ray[rllib]>=2.40", "psutil>=5.9"],
     "dev": [
         "pytest>=8",
         "pytest-timeout>=2.3",

@@ -110,6 +110,16 @@ GROUPS: dict[str, Group] = {
         ),
         baseline="Stable-Baselines3",
     ),
+    "recurrent": Group(
+        "Recurrent PPO, LSTM of 64 units, CartPole-v1, 8 envs, n_steps 256, batch 256, 10 epochs",
+        "env steps/s",
+        (
+            _steps("sb3-contrib", "peers:sb3_recurrent_ppo", 3 * PPO_ROLLOUT, 2 * PPO_ROLLOUT),
+            _ppo("wiserl local", "ours:ppo", recurrent=True, envs=8, **_LOCAL),
+            _ppo("wiserl local, sequences of 32", "ours:ppo", recurrent=True, sequence_length=32, envs=8, **_LOCAL),
+        ),
+        baseline="sb3-contrib",
+    ),
     "sac": _continuous("sac"),
     "td3": _continuous("td3"),
     "compile": Group(

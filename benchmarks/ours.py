@@ -41,14 +41,26 @@ def _train(
     }
 
 
-def ppo(compiled: bool = False, **options: Any) -> dict[str, Any]:
+def ppo(
+    compiled: bool = False, recurrent: bool = False, sequence_length: int | None = None, **options: Any
+) -> dict[str, Any]:
     """PPO on CartPole.
 
     Args:
         compiled: turn `compile` on.
+        recurrent: with LSTMs of `settings.MEMORY_UNITS`.
+        sequence_length: of those; None: whole fragments.
         options: of `wiserl.train`: `total_steps seed backend sync runners envs` (envs per runner).
     """
-    return _train("ppo", settings.ENV, {**settings.PPO, **settings.PPO_OURS, "compile": compiled}, **options)
+    config = {**settings.PPO, **settings.PPO_OURS, "compile": compiled}
+    if recurrent:
+        config |= {
+            "net": "rnn",
+            "cell": "lstm",
+            "memory_units": settings.MEMORY_UNITS,
+            "sequence_length": sequence_length,
+        }
+    return _train("ppo", settings.ENV, config, **options)
 
 
 def dqn(**options: Any) -> dict[str, Any]:

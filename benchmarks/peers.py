@@ -52,6 +52,8 @@ def _train_sb3(
     activation: type[torch.nn.Module],
     env: str = settings.ENV,
     hidden: tuple[int, ...] = settings.HIDDEN,
+    policy: str = "MlpPolicy",
+    **policy_options: Any,
 ) -> dict[str, float]:
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
@@ -72,16 +74,16 @@ def _train_sb3(
     torch.set_num_threads(1)
     clock = Clock()
     model = algorithm(
-        "MlpPolicy",
+        policy,
         make_vec_env(env, n_envs=envs, seed=seed),
-        policy_kwargs={"net_arch": list(hidden), "activation_fn": activation},
+        policy_kwargs={"net_arch": list(hidden), "activation_fn": activation, **policy_options},
         seed=seed,
         device="cpu",
         **config,
     )
     first_update: list[float] = []
-    policy: Any = model.policy
-    _note_first_step(getattr(policy, "optimizer", None) or policy.critic.optimizer, first_update)
+    learned: Any = model.policy
+    _note_first_step(getattr(learned, "optimizer", None) or learned.critic.optimizer, first_update)
     model.learn(total_steps, callback=clock)
     returns: Any = evaluate_policy(
         model,
@@ -98,6 +100,16 @@ def sb3_ppo(total_steps: int, seed: int) -> dict[str, float]:
     from stable_baselines3 import PPO
 
     return _train_sb3(PPO, settings.PPO_ENVS, total_steps, seed, settings.PPO, torch.nn.Tanh)
+
+
+def sb3_recurrent_ppo(total_steps: int, seed: int) -> dict[str, float]:
+    """Recurrent PPO of sb3-contrib, LSTMs of their own for policy and value, as wiserl has them."""
+    from sb3_contrib import RecurrentPPO
+
+    units = {"lstm_hidden_size": settings.MEMORY_UNITS}
+    return _train_sb3(
+        RecurrentPPO, settings.PPO_ENVS, total_steps, seed, settings.PPO, torch.nn.Tanh, policy="MlpLstmPolicy", **units
+    )
 
 
 def sb3_dqn(total_steps: int, seed: int) -> dict[str, float]:

@@ -121,7 +121,7 @@ def priorities(batch_size: int, entries: int = ENTRIES, rounds: int = 300) -> di
         prioritized = kind == "prioritised"
         config = DQNConfig(buffer_size=entries, batch_size=batch_size, learning_starts=0, prioritized=prioritized)
         agent = DQN(spec=spec, config=config, num_streams=STREAMS, total_steps=10**9)
-        agent._start_learning()
+        agent.start_learning()
         fill(agent.replay, entries, vectors)
         agents[kind] = agent
     replay = agents["prioritised"].replay

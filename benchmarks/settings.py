@@ -21,6 +21,7 @@ PPO: dict[str, Any] = {
     "vf_coef": 0.5,
     "max_grad_norm": 0.5,
 }
+MEMORY_UNITS = 64
 PPO_ENVS = 8
 PPO_STEPS = 100_000
 PPO_ROLLOUT = PPO["n_steps"] * PPO_ENVS

@@ -9,7 +9,7 @@ import torch
 
 from wiserl.agent.base.algorithm import Algorithm
 from wiserl.agent.dqn import DQN, DQNConfig
-from wiserl.core.config import NonNegative, PositiveFloat
+from wiserl.core.config import NonNegative, PositiveFloat, option
 from wiserl.core.tree import leading_axes
 from wiserl.ops.tensors import to_tensors
 
@@ -18,7 +18,7 @@ from wiserl.ops.tensors import to_tensors
 class RememberingConfig(DQNConfig):
     """DQN's, and one more."""
 
-    forget: NonNegative = 0.0  # added to each value that is written back
+    forget: NonNegative = option(0.0, "added to each value that is written back")
 
 
 class RememberingDQN(DQN):
@@ -46,7 +46,7 @@ class RememberingDQN(DQN):
 class CloningConfig:
     """The least there is."""
 
-    learning_rate: PositiveFloat = 1e-3  # of plain gradient descent
+    learning_rate: PositiveFloat = option(1e-3, "of plain gradient descent")
 
 
 class Cloning(Algorithm):

@@ -185,7 +185,7 @@ def test_a_kill_at_any_moment_of_saving_leaves_the_checkpoint_before_whole_or_th
     agent.save()
     found: list[int] = []
     for operations in range(10_000):
-        agent._update_round([[(make_fragment(plan.spec, 4, plan.envs, seed=operations),)]])
+        agent.update(make_fragment(plan.spec, 4, plan.envs, seed=operations))
         before, now = open_checkpoint(tmp_path).manifest["env_steps"], agent.algorithm.env_steps
         killer.left = operations
         try:

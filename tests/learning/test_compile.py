@@ -34,7 +34,7 @@ def test_a_compiled_loss_gives_the_same_updates(algo):
         config = make_config(chosen.config_class, OPTIONS[algo] | {"compile": compiled}, algo)
         spec = make_spec(action=BOX) if algo in ("ddpg", "td3", "sac") else make_spec()
         agent = chosen(spec=spec, config=config, num_streams=2, total_steps=1000)
-        agent._start_learning()
+        agent.start_learning()
         for seed in range(2):
             fragment = make_fragment(spec, 16, 2, seed, end_rate=0.1)
             fragment["log_prob"] = torch.full((16, 2, 1), -1.4).numpy()

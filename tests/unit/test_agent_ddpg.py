@@ -97,7 +97,7 @@ def test_no_gradient_of_the_critics_loss_reaches_targets_or_the_next_action():
 def make_agent(**config: Any) -> DDPG:
     config = {"learning_starts": 0, "buffer_size": 1000, "hidden_sizes": (8,), "batch_size": 16} | config
     agent = DDPG(spec=make_spec(action=BOX), config=DDPGConfig(**config), num_streams=2, total_steps=1000)
-    agent._start_learning()
+    agent.start_learning()
     return agent
 
 

@@ -168,6 +168,14 @@ def test_rainbow_sets_all_its_parts_that_are_not_given():
     assert DQNConfig(rainbow=False) == DQNConfig()
 
 
+def test_a_config_of_your_own_can_be_rainbow_unless_told_otherwise():
+    @dataclasses.dataclass(frozen=True)
+    class Mine(DQNConfig):
+        rainbow: bool = True
+
+    assert (Mine().n_step, Mine().noisy, Mine(n_step=1).n_step, Mine(rainbow=False).n_step) == (3, True, 1, 1)
+
+
 def test_rainbow_keeps_what_a_preset_or_the_user_says():
     _, config = resolve("dqn", "CartPole-v1", {"rainbow": "true", "noisy": "false"})
     assert (config.n_step, config.noisy, config.dueling, config.categorical) == (10, False, True, True)
@@ -203,7 +211,7 @@ def make_agent(spec: Any = None, streams: int = 2, total_steps: int = 1000, seed
     agent = DQN(
         spec=spec or make_spec(), config=DQNConfig(**config), num_streams=streams, total_steps=total_steps, seed=seed
     )
-    agent._start_learning()
+    agent.start_learning()
     return agent
 
 

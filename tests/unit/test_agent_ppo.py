@@ -101,7 +101,7 @@ def test_the_entropy_bonus_pulls_towards_chance():
 def make_agent(spec: Any = None, streams: int = 2, sync: bool = True, **config: Any) -> PPO:
     config = {"n_epochs": 1, "batch_size": 1000, "hidden_sizes": (8,)} | config
     agent = PPO(sync, spec=spec or make_spec(), config=PPOConfig(**config), num_streams=streams, total_steps=100)
-    agent._start_learning()
+    agent.start_learning()
     return agent
 
 

@@ -104,7 +104,7 @@ def make_agent(spec: Any = None, seed: int = 0, **config: Any) -> QRDQN:
     common = {"learning_starts": 0, "train_freq": 1, "buffer_size": 1000, "hidden_sizes": (8,), "batch_size": 16}
     config = QRDQNConfig(**(common | {"n_quantiles": 5} | config))
     agent = QRDQN(spec=spec or make_spec(), config=config, num_streams=2, total_steps=1000, seed=seed)
-    agent._start_learning()
+    agent.start_learning()
     return agent
 
 

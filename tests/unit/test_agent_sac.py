@@ -268,7 +268,7 @@ def make_agent(action: spaces.Space = BOX, **config: Any) -> SAC:
     config = {"learning_starts": 0, "buffer_size": 1000, "hidden_sizes": (8,), "batch_size": 16} | config
     agent = SAC(spec=make_spec(action=action), config=make_config(SACConfig, config, "sac"), num_streams=2)
     agent.total_steps = 1000
-    agent._start_learning()
+    agent.start_learning()
     return agent
 
 

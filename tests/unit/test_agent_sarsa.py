@@ -145,7 +145,7 @@ def make_agent(spec: Any = None, streams: int = 2, total_steps: int = 100, seed:
     agent = SARSA(
         spec=spec or make_spec(), config=SARSAConfig(**config), num_streams=streams, total_steps=total_steps, seed=seed
     )
-    agent._start_learning()
+    agent.start_learning()
     return agent
 
 

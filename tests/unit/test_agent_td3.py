@@ -97,7 +97,7 @@ def test_no_gradient_reaches_targets_or_the_target_action():
 def make_agent(**config: Any) -> TD3:
     config = {"learning_starts": 0, "buffer_size": 1000, "hidden_sizes": (8,), "batch_size": 16} | config
     agent = TD3(spec=make_spec(action=BOX), config=TD3Config(**config), num_streams=1, total_steps=1000)
-    agent._start_learning()
+    agent.start_learning()
     agent.update(make_fragment(agent.spec, 20, 1))
     return agent
 

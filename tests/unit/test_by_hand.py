@@ -261,7 +261,9 @@ def test_burn_in_gives_the_normalisers_mean_and_variance_of_random_steps_and_tou
                 wanted = {"mean": expected.mean(0), "var": expected.var(0), "count": float(len(expected))}[kind]
                 assert np.allclose(value, wanted), name
         assert torch.equal(run.algorithm.flat, before)
-        assert (run.env_steps, run.updates, run.learner.version, run.runner.vector_steps) == (0, 0, 0, 0)
+        assert (run.env_steps, run.updates, run.runner.vector_steps) == (0, 0, 0)
+        assert run.learner.weights_version == run.runner.policy.weights_version == run.runner.agent.version == 1
+        assert run.runner.collect()["version"].tolist() == [1, 1]
         assert run.learner.status()["episodes"] == 0
 
 
@@ -276,7 +278,7 @@ def test_training_after_a_burn_in_begins_with_the_episodes_it_would_have_begun_w
             for name, value in algorithm.policy.named_buffers():
                 value.fill_(1.0 if name.endswith("var") else 0.0)
         assert names
-        assert trees_equal(run.runner.collect(), expected)
+        assert trees_equal(run.runner.collect() | {"version": expected["version"]}, expected)
 
 
 def test_the_first_fragment_is_acted_on_with_what_was_burnt_in(tmp_path):
@@ -338,7 +340,7 @@ def test_warm_up_fills_the_replay_with_random_actions_and_pays_for_no_updates(tm
 def test_a_warm_up_shorter_than_learning_starts_leaves_that_as_it_is(tmp_path):
     with begin("dqn", Chain, tmp_path, learning_starts=64) as run:
         run.warm_up(16)
-        assert run.algorithm.config.learning_starts == 64
+        assert run.algorithm.learning_starts == 64
         run.run()
         assert run.updates == (256 - 64) // 4
 
@@ -350,6 +352,7 @@ def test_a_run_resumed_after_a_warm_up_pays_for_no_updates_of_it_either(tmp_path
     resumed = wiserl.train("dqn", "tests.envs:Chain", resume=tmp_path / "copy", quiet=True)
     assert (resumed["env_steps"], resumed["updates"]) == (256, (256 - 112) // 4)
     with wiserl.by_hand("dqn", "tests.envs:Chain", resume=tmp_path / "copy", total_steps=320) as run:
+        assert run.algorithm.pace_from == (0, 0), "nobody asked for another pace"
         run.run()
         assert run.updates == (320 - 112) // 4
 

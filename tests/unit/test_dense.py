@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wiserl.net.dense import MIN_PRODUCTS, MIN_TANH, as_one_node, dense
+from wiserl.net.dense import MIN_PRODUCTS, MIN_TANH, _has_onednn, as_one_node, dense
 
 LARGE = (256, 256, 256)
 ACTIVATIONS = {"none": lambda features: features, "relu": torch.relu, "tanh": torch.tanh}
@@ -47,6 +47,24 @@ def test_it_computes_what_the_usual_layers_do_and_passes_the_same_gradients(acti
     theirs = [usual_features, *(tensor for layer in usual_layers for tensor in layer)]
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("activation", ["none", "relu", "tanh"])
+def test_without_the_private_kernel_it_computes_the_same(activation, monkeypatch):
+    """Large products, which the kernel would do."""
+    found = []
+    for kernel in (True, False):
+        if not kernel:
+            monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", None)  # as when it takes other arguments
+            monkeypatch.setattr("wiserl.net.dense._has_onednn", _has_onednn.__wrapped__)
+            assert not _has_onednn.__wrapped__()
+            monkeypatch.setattr("wiserl.net.dense.as_one_node", lambda *given: True)
+        features, layers = network(256, 256, 256, 256)
+        output = dense(features, layers, activation)
+        output.square().sum().backward()
+        found.append([output, features.grad, *(tensor.grad for layer in layers for tensor in layer)])
+    for mine, other in zip(*found, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-3)
 
 
 def test_tanh_is_exact_where_it_is_flat_and_where_it_is_straight():
@@ -106,7 +124,7 @@ def test_the_size_of_a_gradient_can_be_learned_from_as_through_the_usual_layers(
 def test_second_derivatives_are_those_of_finite_differences(monkeypatch):
     """In double precision, where the node is used by force."""
     monkeypatch.setattr("wiserl.net.dense.as_one_node", lambda *given: True)
-    monkeypatch.setattr("wiserl.net.dense._by_onednn", lambda *given: False)
+    monkeypatch.setattr("wiserl.net.dense._is_large", lambda *given: False)
     monkeypatch.setattr("wiserl.net.dense._MINUS_ONE", torch.tensor(-1.0, dtype=torch.float64))
     features, layers = network(3, 4, 5, 2)
     tensors = [tensor.detach().double().requires_grad_() for tensor in (features, *layers[0], *layers[1])]

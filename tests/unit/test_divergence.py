@@ -98,9 +98,9 @@ def test_weights_spoilt_by_hand_are_not_saved(tmp_path):
 def test_a_run_that_was_saved_diverged_is_not_gone_on_with(tmp_path):
     with wiserl.by_hand("ppo", BoxObs, run_dir=tmp_path, **ROUNDS) as run:
         run.step()
-        run.learner._watch.check = lambda *given: None
+        run.learner.learning.watch.check = lambda *given: None
         run.algorithm.flat.data[3] = math.nan
-        run.learner._saved_at = -1
+        run.learner.learning.saver._saved_at = -1
         run.save()
     with pytest.raises(Diverged, match="numbers of its weights are not finite"):
         wiserl.by_hand("ppo", BoxObs, resume=tmp_path)
@@ -125,26 +125,26 @@ def make_learner(tmp_path: Path, algo: str = "sac", env: Any = BoxAction, **opti
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_everything_that_is_learned_is_looked_at(tmp_path, where, spoil, value):
     agent = make_learner(tmp_path)
-    agent._watch.check()
+    agent.learning.watch.check()
     with torch.no_grad():
         spoil(agent.algorithm)[-1] = value
     with pytest.raises(Diverged, match=f"1 of [0-9,]+ numbers of its {where} are not finite"):
-        agent._watch.check()
+        agent.learning.watch.check()
 
 
 def test_statistics_of_a_normaliser_are_looked_at(tmp_path):
     agent = make_learner(tmp_path, "ppo", BoxObs, normalize_observation=True)
     agent.algorithm.policy.normalizer.var[0] = math.inf
     with pytest.raises(Diverged, match=r"numbers of its normalizer\.var are not finite"):
-        agent._watch.check()
+        agent.learning.watch.check()
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_is_named_and_other_figures_may_be_so(tmp_path, loss):
     agent = make_learner(tmp_path)
-    agent._watch.check({"losses/explained_variance": math.nan, "losses/qf_loss": 1.0})
+    agent.learning.watch.check({"losses/explained_variance": math.nan, "losses/qf_loss": 1.0})
     with pytest.raises(Diverged, match=f"its qf_loss is {loss}"):
-        agent._watch.check({"losses/qf_loss": loss})
+        agent.learning.watch.check({"losses/qf_loss": loss})
 
 
 def test_what_was_infinite_from_the_start_may_stay_so_and_large_weights_are_no_error(tmp_path):
@@ -166,7 +166,7 @@ def test_an_update_that_fails_of_its_own_nan_is_told_as_that(tmp_path):
 
     agent.algorithm.update = update
     with pytest.raises(Diverged, match="numbers of its weights are not finite"):
-        agent._watch.update(make_fragment())
+        agent.learning.watch.update(make_fragment())
 
 
 def test_weights_that_are_not_finite_are_not_published(tmp_path):
@@ -175,9 +175,9 @@ def test_weights_that_are_not_finite_are_not_published(tmp_path):
     learner.agent.algorithm.update = lambda fragment: {"losses/policy_loss": math.nan}
     fragment = make_fragment(plan.spec, 8, 2, log_prob=np.zeros((8, 2, 1), np.float32))
     with pytest.raises(Diverged):
-        learner.agent._update_round([[(fragment,)]])
-    assert learner._fired is None
-    assert learner.agent.version == 0
+        learner.agent._update_round([(fragment,)])
+    assert learner._to_publish is None
+    assert learner.version == 0
 
 
 # ---- who is to blame for what an env does with an action that is no number ----
@@ -253,4 +253,4 @@ def test_gradients_of_infinity_end_it_before_they_are_forgotten(tmp_path):
     assert torch.isfinite(agent.algorithm.flat).all()
     assert torch.allclose(agent.algorithm.flat, before)
     with pytest.raises(Diverged, match=r"optimizer\.exp_avg_sq"):
-        agent._watch.check()
+        agent.learning.watch.check()

@@ -146,7 +146,7 @@ def test_fragments_say_who_made_them_and_with_which_weights(tmp_path, algo):
     assert (first["stream"].tolist(), second["stream"].tolist()) == ([0, 1], [2, 3])
     assert not np.array_equal(first["obs"], second["obs"]), "runners have seeds of their own"
     runner = group.members[0][0]
-    runner.policy.version = 7
+    runner.policy.weights_version = 7
     assert runner.collect()["version"].tolist() == [7, 7]
 
 

@@ -92,6 +92,7 @@ def test_acting_runs_on_the_replica_with_the_weights_of_the_newest_version():
         handle.update("x")
     assert link.version == 1
     assert (handle.version, handle.choose_action(1)) == (1, 11)
+    assert handle.replica.weights_version == 1
 
 
 def test_updates_travel_together_and_in_order():

@@ -316,4 +316,4 @@ def test_what_hindsight_cannot_do_is_refused_before_anything_is_started(spec: An
 def test_a_learner_that_does_not_know_rewards_of_other_goals_says_so() -> None:
     learner = DQN(spec=GOAL_SPEC, config=DQNConfig(hindsight="future"))
     with pytest.raises(InputError, match="goal_reward="):
-        learner._start_learning()
+        learner.start_learning()

@@ -29,3 +29,8 @@ def test_the_layout_in_the_documentation_is_the_tree() -> None:
     package = ROOT / "wiserl"
     files = {path.relative_to(package).as_posix() for path in package.rglob("*.py") if path.read_text(encoding="utf-8")}
     assert shown() == files
+
+
+def test_no_file_is_longer_than_300_lines() -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "wiserl").rglob("*.py")}
+    assert {str(path): length for path, length in lengths.items() if length > 300} == {}

@@ -13,6 +13,7 @@ from wiserl.core.agent import Agent
 from wiserl.transport.learner import Learner
 from wiserl.transport.messages import Shipment
 from wiserl.transport.weights import unpack
+from wiserl.util.errors import InputError
 
 
 class Recorder(Agent):
@@ -26,7 +27,7 @@ class Recorder(Agent):
         self.syncs = 0
         self.started = 0
 
-    def _start_learning(self) -> None:
+    def start_learning(self) -> None:
         self.started += 1
 
     def choose_action(self, obs: Any) -> Any:
@@ -37,9 +38,9 @@ class Recorder(Agent):
         if self.publishes:
             self._sync_model()
 
-    def _update_round(self, shipments: Any) -> None:
-        self.rounds.append(len(shipments))
-        super()._update_round(shipments)
+    def _update_round(self, experiences: Any) -> bool:
+        self.rounds.append(len(experiences))
+        return super()._update_round(experiences)
 
     def _sync_model(self) -> None:
         self.syncs += 1
@@ -70,6 +71,17 @@ def test_the_first_weights_are_published_before_anything_is_learned():
     assert unpack(ack.weights)["count"] == 0
 
 
+def test_an_agent_with_the_hook_by_its_old_name_is_refused_where_it_is_defined():
+    class Mixin:
+        def _start_learning(self) -> None: ...
+
+    with pytest.raises(
+        InputError, match="Old has a method _start_learning, which nothing calls: name it start_learning"
+    ):
+
+        class Old(Mixin, Recorder): ...
+
+
 def test_a_sync_round_waits_for_all_ranks_and_learns_in_rank_order_whatever_the_order_of_arrival():
     learner = Learner("a", Recorder(), sync=True)
     learner.expect({0, 1, 2})
@@ -83,7 +95,7 @@ def test_a_sync_round_waits_for_all_ranks_and_learns_in_rank_order_whatever_the_
     learner.offer(third)
     assert seen(learner) == ["0a", "1a", "1b", "2a"]
     assert learner.version == 1, "one round is one version, however many updates published"
-    assert learner.agent.rounds == [3]
+    assert learner.agent.rounds == [4]
     assert all(learner.settled(shipment) for shipment in (first, second, third))
     assert not learner.settled(ship(0, 1))
 

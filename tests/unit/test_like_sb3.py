@@ -110,7 +110,7 @@ def make_pair(algo: str) -> tuple[OffPolicy, Any]:
     chosen = algorithm_class(algo)
     config = make_config(chosen.config_class, {**common, "hidden_sizes": (16, 16), **OPTIONS.get(algo, {})}, algo)
     agent: Any = chosen(spec=EnvSpec("spaces", OBS, space), config=config, num_streams=1, total_steps=1000)
-    agent._start_learning()
+    agent.start_learning()
     peer = getattr(sb3, algo.upper())(
         "MlpPolicy", Spaces(space), device="cpu", **common, **PEER.get(algo, {}),
         policy_kwargs={"net_arch": [16, 16], "activation_fn": nn.ReLU},

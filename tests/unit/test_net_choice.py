@@ -146,7 +146,7 @@ def test_every_algorithm_is_built_of_it_and_acts(algo, action, net):
     algorithm = algorithm_class(algo)
     config = algorithm.config_class(net=net)
     agent = algorithm(spec=spec(action), config=config)
-    agent._start_learning()
+    agent.start_learning()
     chosen = agent.choose_action(np.zeros((2, 1, 3), np.float32), deterministic=True)["action"]
     assert chosen.shape == (2, 1, *action.shape)
     assert make_config(algorithm.config_class, json.loads(json.dumps(to_plain(config))), algo) == config

@@ -46,7 +46,7 @@ def make_agent(name: str, space: spaces.Space = VECTOR, agents: int = 1, **optio
         values |= {"learning_starts": 0, "train_freq": 8, "buffer_size": 1000}
     config = make_config(chosen.config_class, values | options, name)
     agent = chosen(spec=make_spec(space, ACTIONS[name], agents), config=config, seed=3, num_streams=4, total_steps=1000)
-    agent._start_learning()
+    agent.start_learning()
     return agent
 
 
@@ -300,7 +300,7 @@ def test_an_algorithm_that_calls_its_network_itself_sees_normalised_observations
         RememberingDQN.config_class, {**SMALL, "normalize_observation": True, "learning_starts": 0}, "own"
     )
     agent = RememberingDQN(spec=make_spec(), config=config, seed=3, num_streams=4, total_steps=1000)
-    agent._start_learning()
+    agent.start_learning()
     fragment = of_two_runners(agent)
     agent.normalizer.update(torch.from_numpy(fragment["obs"]).flatten(0, 2))  # type: ignore[union-attr]
     chosen = agent.choose_action(fragment["obs"][0])

@@ -37,8 +37,8 @@ class Notes(OffPolicy):
     def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
         return {"action": np.zeros(obs.shape[:2], np.int64)}
 
-    def _start_learning(self) -> None:
-        super()._start_learning()
+    def start_learning(self) -> None:
+        super().start_learning()
         self.seen: list[tuple[dict[str, Any], float, Tensor]] = []
 
     def learn(self, batch: dict[str, Any], rate: float) -> tuple[Tensor, dict[str, Tensor | float]]:
@@ -54,7 +54,7 @@ def make_notes(streams: int = 2, seed: int = 0, total_steps: int = 1000, **confi
     notes = Notes(
         spec=make_spec(), config=OffPolicyConfig(**config), num_streams=streams, seed=seed, total_steps=total_steps
     )
-    notes._start_learning()
+    notes.start_learning()
     return notes
 
 
@@ -91,7 +91,7 @@ class Plain(Notes):
 def make_plain(**config: Any) -> Plain:
     config = {"learning_starts": 0, "buffer_size": 1000, "batch_size": 16} | config
     plain = Plain(spec=make_spec(), config=OffPolicyConfig(**config), num_streams=2, total_steps=1000)
-    plain._start_learning()
+    plain.start_learning()
     return plain
 
 
@@ -136,7 +136,7 @@ def test_a_data_set_of_stacked_frames_is_spread_in_whole_episodes(tmp_path):
     def load(buffer_size: int, streams: int) -> Plain:
         config = OffPolicyConfig(dataset=str(tmp_path / "own.npz"), buffer_size=buffer_size)
         agent = Plain(spec=spec, config=config, num_streams=streams, total_steps=1000)
-        agent._start_learning()
+        agent.start_learning()
         return agent
 
     for streams in (1, 2, 3, 4):
@@ -160,7 +160,7 @@ def test_a_data_set_that_is_no_stack_of_frames_is_refused_by_name(tmp_path):
     np.savez(tmp_path / "own.npz", **arrays)
     agent = Plain(spec=spec, config=OffPolicyConfig(dataset=str(tmp_path / "own.npz")), num_streams=2, total_steps=1000)
     with pytest.raises(InputError, match=r"own\.npz' does not fit into the replay: "):
-        agent._start_learning()
+        agent.start_learning()
 
 
 @pytest.mark.parametrize("prioritized", [False, True])
@@ -181,7 +181,7 @@ def test_stacked_frames_are_stored_once():
     space = spaces.Box(0, 255, (4, 6, 6), np.uint8)
     spec = dataclasses.replace(make_spec(space), frame_stack=4)
     agent = Plain(spec=spec, config=OffPolicyConfig(buffer_size=1000, batch_size=16), num_streams=2, total_steps=1000)
-    agent._start_learning()
+    agent.start_learning()
     frames = np.random.default_rng(0).integers(256, size=(24, 2, 6, 6)).astype(np.uint8)
     frames[:3] = frames[3]  # an episode begins with its first frame repeated
     stacks = np.stack([frames[i : i + 20] for i in range(4)], 2)[:, :, None]
@@ -308,7 +308,7 @@ def make_agent(
         total_steps=1000,
     )
     assert isinstance(agent, OffPolicy)
-    agent._start_learning()
+    agent.start_learning()
     return agent
 
 

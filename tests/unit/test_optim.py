@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from wiserl.net import optim
 from wiserl.net.optim import FlatAdam, TrainedNetwork, flatten_parameters, frozen_view
 
 
@@ -36,8 +37,13 @@ def test_flat_parameters_need_one_dtype():
         flatten_parameters(nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2).double()]))
 
 
+@pytest.mark.parametrize("kernel", [True, False])
 @pytest.mark.parametrize("max_grad_norm", [0.5, 1e6, float("inf")])
-def test_steps_are_those_of_torch_adam_with_clipping(max_grad_norm):
+def test_steps_are_those_of_torch_adam_with_clipping(max_grad_norm, kernel, monkeypatch):
+    if not kernel:
+        monkeypatch.delattr("torch._fused_adam_")
+        monkeypatch.setattr(optim, "_has_fused_adam", optim._has_fused_adam.__wrapped__)
+    assert optim._has_fused_adam() == kernel
     ours, theirs = make_network(), make_network()
     optimizer = FlatAdam(ours, flatten_parameters(ours), 1e-2, eps=1e-5, max_grad_norm=max_grad_norm)
     reference = torch.optim.Adam(theirs.parameters(), lr=1e-2, eps=1e-5)

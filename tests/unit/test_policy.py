@@ -31,7 +31,7 @@ from wiserl.util.errors import InputError
 
 def save_policy(folder: Path, algo: str, env: Any, **options: Any) -> TrainingAgent:
     agent = TrainingAgent(True, plan=make_plan(folder, algo, env, **options))
-    agent._start_learning()
+    agent.start_learning()
     agent.save()
     return agent
 
@@ -57,7 +57,7 @@ def test_the_env_takes_what_the_policy_chooses(tmp_path, algo, env):
 def test_a_policy_that_learned_from_replay_draws_from_what_it_learned(tmp_path):
     """Before `learning_starts` such an algorithm acts at random; a loaded one is past it."""
     agent = TrainingAgent(True, plan=make_plan(tmp_path, "dqn", BoxObs, {"exploration_final_eps": 0.0}))
-    agent._start_learning()
+    agent.start_learning()
     agent.algorithm.env_steps = 1000
     agent.save()
     policy, obs = load(tmp_path), BoxObs().reset(seed=0)[0]

@@ -123,7 +123,7 @@ def test_learning_sees_what_acting_saw(steps, length, seed, cell, torch_acts, co
         "final_memory": np.concatenate([part for *_, part in finals]),
     }
     agent.finish_fragment(fragment)
-    agent._start_learning()
+    agent.start_learning()
     data, _ = agent._prepare(fragment)
     count = 0
     for batch in sequence_minibatches(data, 7, rng):

@@ -13,14 +13,16 @@ import torch
 from tests.envs import BoxObs, Chain, DyingAgents
 from tests.fragments import make_fragment
 from tests.plans import make_plan, start
-from wiserl.core.batch import Fragment
+from wiserl.core.batch import Fragment, count_env_steps
 from wiserl.run_folder.checkpoint import open_checkpoint, point_to, save_checkpoint
 from wiserl.training.gym_runner import GymRunner
 from wiserl.training.plan import TrainPlan
 from wiserl.training.training_agent import TrainingAgent
 from wiserl.transport.backend import current_runner
 from wiserl.transport.learner import Learner
+from wiserl.transport.messages import Shipment
 from wiserl.transport.weights import unpack
+from wiserl.util.errors import WiserlError
 
 
 def make_learner(plan: TrainPlan, sync: bool = True) -> TrainingAgent:
@@ -51,10 +53,16 @@ def test_fragments_of_a_round_are_learned_from_together_and_env_steps_counted(tm
     plan = make_plan(tmp_path, "ppo", BoxObs, runners=2)
     agent = make_learner(plan)
     seen = spy_on_updates(agent)
-    agent._update_round([[(fragment_for(plan, 0),)], [(fragment_for(plan, 1),)]])
+    assert agent._update_round([(fragment_for(plan, rank),) for rank in range(2)])
     assert seen[0]["reward"].shape == (8, 4, 1)
     assert seen[0]["stream"].tolist() == [0, 1, 2, 3]
-    assert (agent.algorithm.env_steps, agent.version, agent.status()["env_steps"]) == (32, 1, 32)
+    assert (agent.algorithm.env_steps, agent.status()["env_steps"]) == (32, 32)
+
+
+def test_a_replica_does_not_learn(tmp_path):
+    replica = TrainingAgent(True, plan=make_plan(tmp_path, "ppo", BoxObs))
+    with pytest.raises(WiserlError, match=r"this agent does not learn: ask the one on the learner"):
+        replica.status()
 
 
 def test_env_steps_do_not_count_rows_in_which_nobody_acted(tmp_path):
@@ -75,11 +83,12 @@ def test_a_fragment_that_breaks_the_schema_is_refused(tmp_path):
 
 def test_old_fragments_are_dropped_in_async_on_policy_training_and_counted(tmp_path):
     plan = make_plan(tmp_path, "ppo", BoxObs, config={"max_policy_lag": 2}, total_steps=10_000)
-    agent = make_learner(plan, sync=False)
+    learner = Learner("learner", TrainingAgent(False, plan=plan), False)
     versions = [0, 0, 1, 0, 3, 1]  # learned from at versions 0, 1, 2, 3 (lag 3: too old), 3, 4 (lag 3: too old)
-    for version in versions:
-        agent.update(fragment_for(plan, version=version))
-    status = agent.status()
+    for sequence, version in enumerate(versions):
+        learner.offer(Shipment(0, 0, sequence, [(fragment_for(plan, version=version),)], version))
+    status = learner.agent.status()
+    assert learner.version == 4, "a round that learned nothing publishes nothing, which would make the others older"
     assert status["fragments_dropped"] == 2
     assert status["env_steps"] == 4 * 16
     assert (status["policy_lag_mean"], status["policy_lag_max"]) == (2 / 4, 1)
@@ -106,17 +115,21 @@ def test_every_fragment_of_a_slow_runner_is_learned_from_in_async_mode(tmp_path,
     of_the_slow = [fragment for fragment in seen if fragment["rank"][0] == 1]
     assert status["fragments_dropped"] == 0
     assert status["policy_lag_max"] >= 15
-    assert len(seen) == 100
+    assert sum(map(count_env_steps, seen)) == status["env_steps"] >= 1600
     assert len(of_the_slow) >= 3
     metrics = [event.content for event in agent.drain() if event.kind == "metrics"]
-    assert all(np.isfinite(value) for row in metrics for name, value in row.items() if name.startswith("losses/"))
+    losses = [row[name] for row in metrics for name in row if name.startswith("losses/") and "variance" not in name]
+    assert losses
+    assert np.isfinite(losses).all(), (
+        "the explained variance alone may be NaN: the last rounds are short, of equal returns"
+    )
 
 
 @pytest.mark.parametrize("version", [0, 50])
 def test_an_on_policy_algorithm_without_a_limit_learns_from_all_fragments_in_async_mode(tmp_path, version):
     plan = make_plan(tmp_path, "tests.algorithms:Cloning", BoxObs, total_steps=10_000)
     agent = make_learner(plan, sync=False)
-    agent.version = 50
+    agent.weights_version = 50
     agent.update(fragment_for(plan, version=version))
     assert (agent.status()["fragments_dropped"], agent.status()["policy_lag_max"]) == (0, 50 - version)
     assert agent.algorithm.updates == 1
@@ -126,7 +139,7 @@ def test_an_on_policy_algorithm_without_a_limit_learns_from_all_fragments_in_asy
 def test_off_policy_and_in_sync_no_fragment_is_too_old(tmp_path, algo, sync):
     plan = make_plan(tmp_path, algo, BoxObs, total_steps=10_000)
     agent = make_learner(plan, sync)
-    agent.version = 50
+    agent.weights_version = 50
     agent.update(fragment_for(plan))
     assert (agent.status()["fragments_dropped"], agent.status()["policy_lag_max"]) == (0, 50)
 
@@ -147,10 +160,10 @@ def test_replicas_learn_version_steps_and_stop_with_the_weights(tmp_path):
     replica = TrainingAgent(True, plan=plan)
     for expected in [(0, 0, False), (1, 16, False), (2, 32, True)]:
         if expected[0]:
-            learner.agent.update(fragment_for(plan))
-            learner._publish()
-        replica._update_model(unpack(learner.ack(-1).weights))
-        assert (replica.version, replica.algorithm.env_steps, replica.stop) == expected
+            learner.call("update", fragment_for(plan))
+        ack = learner.ack(-1)
+        replica._update_model(unpack(ack.weights))
+        assert (ack.version, replica.algorithm.env_steps, replica.stop) == expected
         assert torch.equal(replica.algorithm.flat, learner.agent.algorithm.flat)
 
 
@@ -198,10 +211,10 @@ def test_fragments_of_a_round_that_differ_in_length_are_all_learned_from(tmp_pat
     plan = make_plan(tmp_path, "ppo", BoxObs, runners=3)
     agent = make_learner(plan)
     seen = spy_on_updates(agent)
-    agent._update_round([[(fragment_for(plan, rank, steps=3 if rank == 1 else 8),)] for rank in range(3)])
+    agent._update_round([(fragment_for(plan, rank, steps=3 if rank == 1 else 8),) for rank in range(3)])
     assert [fragment["reward"].shape for fragment in seen] == [(8, 4, 1), (3, 2, 1)]
     assert [fragment["stream"].tolist() for fragment in seen] == [[0, 1, 4, 5], [2, 3]]
-    assert (agent.algorithm.env_steps, agent.version) == (38, 1)
+    assert agent.algorithm.env_steps == 38
 
 
 def test_a_stop_that_was_asked_for_reaches_runners_with_the_next_round(tmp_path):
@@ -216,7 +229,7 @@ def test_a_stop_that_was_asked_for_reaches_runners_with_the_next_round(tmp_path)
 def test_a_stop_that_was_asked_for_in_sync_mode_ends_all_runners_after_the_same_round(tmp_path):
     agent = make_learner(make_plan(tmp_path, "ppo", BoxObs))
     agent.request_stop()
-    assert not agent.known()["stop"], "a runner that fetched it now would leave a round before the others"
+    assert not agent.weights()["stop"], "a runner that fetched it now would leave a round before the others"
 
 
 @pytest.mark.parametrize("sync", [True, False])
@@ -291,7 +304,7 @@ def test_the_last_round_of_a_linear_decay_is_learned_from(tmp_path, algo, total,
         before = agent.algorithm.flat.detach().clone()
         agent.update(fragment_for(agent.plan))
         assert not torch.equal(agent.algorithm.flat, before)
-        rates.append(agent.logs["charts/learning_rate"] / 0.01)
+        rates.append(agent.learning.progress.logs["charts/learning_rate"] / 0.01)
     assert rates == pytest.approx(expected)
 
 
@@ -342,15 +355,15 @@ def test_a_checkpoint_waits_for_its_evaluation_however_late_that_comes(tmp_path)
 
 def test_the_rate_leaves_start_up_and_pauses_out(tmp_path, monkeypatch):
     clock = iter([0.0, 100.0, 102.0, 106.0])
-    monkeypatch.setattr("wiserl.training.training_agent.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("wiserl.training.progress.time.monotonic", lambda: next(clock))
     plan = make_plan(tmp_path, "ppo", BoxObs)
     agent = make_learner(plan)
-    assert agent.steps_per_second() == 0.0
+    assert agent.learning.progress.steps_per_second() == 0.0
     for _ in range(3):
         agent.update(fragment_for(plan))
-    assert agent.steps_per_second() == pytest.approx(32 / 6)
+    assert agent.learning.progress.steps_per_second() == pytest.approx(32 / 6)
     agent.note_pause(2.0)
-    assert agent.steps_per_second() == pytest.approx(32 / 4)
+    assert agent.learning.progress.steps_per_second() == pytest.approx(32 / 4)
 
 
 def test_a_learner_restored_from_its_checkpoint_has_its_counters(tmp_path):
@@ -383,11 +396,12 @@ def saved_run(folder: Path, algo: str = "dqn", total_steps: int = 64, **config: 
     return agent
 
 
-def without_course(folder: Path) -> None:
-    """Make the last checkpoint one of before `course` was saved."""
+def without_course(folder: Path, **before: Any) -> None:
+    """Make the last checkpoint one of before `course` was saved, with what stood in its place."""
     checkpoint = open_checkpoint(folder)
     state = checkpoint.state()
     del state["training"]["course"]
+    state["training"] |= before
     manifest = {key: value for key, value in checkpoint.manifest.items() if key not in ("files", "format", "wiserl")}
     path = save_checkpoint(folder / "checkpoints", manifest, checkpoint.weights(), state, checkpoint.replay())
     point_to(folder / "checkpoints", "last", path)
@@ -459,6 +473,18 @@ def test_a_pace_given_on_resume_goes_on_bit_for_bit_when_resumed_again(tmp_path)
     assert all(torch.equal(value, parts.weights()[name]) for name, value in whole.weights().items())
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_a_warm_up_is_known_after_a_resume(tmp_path, old):
+    agent = saved_run(tmp_path, total_steps=256)
+    agent.algorithm.warmed_up = 0 if old else 50
+    agent.update(fragment_for(agent.plan))
+    agent.save()
+    if old:
+        without_course(tmp_path, warmed_up=50)
+    algorithm = make_learner(make_plan(tmp_path, "dqn", BoxObs, PACE, total_steps=256, resume=True)).algorithm
+    assert (algorithm.learning_starts, algorithm.config.learning_starts, algorithm.pace_from) == (50, 8, (0, 0))
+
+
 FALLING = {"learning_rate": 1.0, "learning_rate_decay": "linear"}
 EXPLORING = {"exploration_initial_eps": 1.0, "exploration_final_eps": 0.04, "exploration_fraction": 0.75}
 SCHEDULES = [
@@ -489,10 +515,10 @@ def test_schedules_of_a_finished_run_stay_finished_when_it_goes_on(tmp_path, alg
         agent.update(fragment_for(plan))
         assert values_of(agent) == ended
         if algo != "ppo":
-            assert agent.logs["charts/epsilon"] == pytest.approx(0.04)
-        assert agent.logs["charts/learning_rate"] == 0.0
+            assert agent.learning.progress.logs["charts/epsilon"] == pytest.approx(0.04)
+        assert agent.learning.progress.logs["charts/learning_rate"] == 0.0
         replica = TrainingAgent(True, plan=plan)
-        replica._update_model(agent.known())
+        replica._update_model(agent.weights())
         assert values_of(replica) == ended, "what acts explores as what learns believes"
     assert ended == pytest.approx(
         {"learning rate": 0.0}
@@ -531,4 +557,4 @@ def test_without_another_total_schedules_go_on_as_if_never_interrupted_and_nothi
     for agent in (whole, parts):
         agent.update(fragment_for(plan))
     assert parts.algorithm.progress == whole.algorithm.progress == 80 / 256
-    assert parts.logs["charts/learning_rate"] == whole.logs["charts/learning_rate"]
+    assert parts.learning.progress.logs["charts/learning_rate"] == whole.learning.progress.logs["charts/learning_rate"]

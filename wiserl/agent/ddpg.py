@@ -6,15 +6,15 @@ Top to bottom: config, networks, losses, agent. `docs/algorithms/ddpg.md` explai
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wiserl.agent.base.off_policy_actor_critic import OffPolicyActorCritic, OffPolicyActorCriticConfig
+from wiserl.agent.base.off_policy_actor_critic import NoiseKind, OffPolicyActorCritic, OffPolicyActorCriticConfig
 from wiserl.core.actions import bounded_action_size
-from wiserl.core.config import PositiveFloat
+from wiserl.core.config import PositiveFloat, option
 from wiserl.core.spec import EnvSpec
 from wiserl.core.tree import Array, Nested, leading_axes
 from wiserl.net.acting import Plain
@@ -29,8 +29,8 @@ from wiserl.ops.losses import weighted_mean
 class DDPGConfig(OffPolicyActorCriticConfig):
     """Hyper-parameters of DDPG, named as in Stable-Baselines3 where it has them. Steps are env steps over all envs."""
 
-    learning_rate: PositiveFloat = 1e-3  # Adam's step size at the start, of actor and critic
-    action_noise: Literal["gaussian", "ornstein_uhlenbeck", "none"] = "gaussian"  # added to actions while training
+    learning_rate: PositiveFloat = option(1e-3, "Adam's step size at the start, of actor and critic")
+    action_noise: NoiseKind = option("gaussian", "added to actions while training")
 
 
 class Actor(nn.Module):
@@ -92,8 +92,8 @@ class DDPG(OffPolicyActorCritic):
         self.size = bounded_action_size(self.spec.action_space, type(self).__name__.lower())
         return Actor(self.spec, self.config, self.size, self._make_normalizer())
 
-    def _start_learning(self) -> None:
-        super()._start_learning()
+    def start_learning(self) -> None:
+        super().start_learning()
         config = self.config
         self.actor = TrainedNetwork(self.policy, self.flat, config.learning_rate, config.max_grad_norm)
         self.critics = self._trained_critics(

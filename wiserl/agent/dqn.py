@@ -19,7 +19,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from wiserl.agent.base.off_policy import OffPolicy, OffPolicyConfig
-from wiserl.core.config import Fraction, NonNegative, PositiveFloat, PositiveInt
+from wiserl.core.config import Fraction, NonNegative, PositiveFloat, PositiveInt, option
 from wiserl.core.tree import Array, Nested, leading_axes
 from wiserl.net.noisy import Noise
 from wiserl.net.optim import TrainedNetwork
@@ -36,21 +36,21 @@ from wiserl.util.errors import InputError
 class QLearningConfig(OffPolicyConfig):
     """Hyper-parameters of learning Q-values, named as in Stable-Baselines3 where it has them. Steps are env steps over all envs."""
 
-    learning_rate: PositiveFloat = 1e-4  # Adam's step size at the start
-    batch_size: PositiveInt = 32  # transitions per update
-    train_freq: PositiveInt = 4  # env steps between updates
-    round_steps: PositiveInt = 64  # env steps between visits to the learner, which then does all updates they pay for
-    target_update_interval: PositiveInt = 10_000  # env steps between moves of the target; one per update at most
-    tau: Fraction = 1.0  # share of the online network that the target takes over each time
-    exploration_fraction: Fraction = 0.1  # share of training over which epsilon falls
-    exploration_initial_eps: Fraction = 1.0  # epsilon at the start
-    exploration_final_eps: Fraction = 0.05  # epsilon at the end
-    max_grad_norm: PositiveFloat = 10.0  # bound on the gradient's L2 norm; inf: none
-    double: bool = False  # choose the next action with the online network, value it with the target
-    dueling: bool = False  # value and advantage streams
-    noisy: bool = False  # learned noise on the weights explores instead of epsilon, which is 0 after learning_starts
-    sigma0: NonNegative = 0.5  # noisy: initial scale of the noise
-    hidden_sizes: tuple[PositiveInt, ...] = (64, 64)  # widths of the network (on top of a CNN: none)
+    learning_rate: PositiveFloat = option(1e-4, "Adam's step size at the start")
+    batch_size: PositiveInt = option(32, "transitions per update")
+    train_freq: PositiveInt = option(4, "env steps between updates")
+    round_steps: PositiveInt = option(64, "env steps between visits to the learner and the updates they pay for")
+    target_update_interval: PositiveInt = option(10_000, "env steps between moves of the target; one an update at most")
+    tau: Fraction = option(1.0, "share of the online network that the target takes over each time")
+    exploration_fraction: Fraction = option(0.1, "share of training over which epsilon falls")
+    exploration_initial_eps: Fraction = option(1.0, "epsilon at the start")
+    exploration_final_eps: Fraction = option(0.05, "epsilon at the end")
+    max_grad_norm: PositiveFloat = option(10.0, "bound on the gradient's L2 norm; inf: none")
+    double: bool = option(False, "choose the next action with the online network, value it with the target")
+    dueling: bool = option(False, "value and advantage streams")
+    noisy: bool = option(False, "learned noise on the weights explores; epsilon is 0 after learning_starts")
+    sigma0: NonNegative = option(0.5, "noisy: initial scale of the noise")
+    hidden_sizes: tuple[PositiveInt, ...] = option((64, 64), "widths of the network (on top of a CNN: none)")
 
 
 RAINBOW = {"double": True, "dueling": True, "prioritized": True, "n_step": 3, "categorical": True, "noisy": True}
@@ -58,30 +58,20 @@ RAINBOW = {"double": True, "dueling": True, "prioritized": True, "n_step": 3, "c
 
 @dataclass(frozen=True)
 class DQNConfig(QLearningConfig):
-    """Hyper-parameters of DQN. `rainbow` sets those of `RAINBOW` that are not given; a value that is given stays.
+    """Hyper-parameters of DQN. With `rainbow`, those of `RAINBOW` that are not given are as it says.
 
     Raises:
         InputError: the support of a categorical network is empty.
     """
 
-    categorical: bool = False  # C51: learn the distribution of returns, not only its mean
-    num_atoms: Annotated[int, Meta(ge=2)] = 51  # categorical: values that a return can have
-    v_min: float = -10.0  # categorical: the smallest of them
-    v_max: float = 10.0  # categorical: the largest of them
-    rainbow: bool = False  # double, dueling, prioritized, categorical, noisy and n_step 3, where they are not given
-
-    def __new__(cls, **given: Any) -> DQNConfig:
-        self = super().__new__(cls)
-        if given.get("rainbow"):
-            # Noted here: once the fields are filled in, a default that was given cannot be told from one that was not.
-            implied = {name: value for name, value in RAINBOW.items() if name not in given}
-            object.__setattr__(self, "_implied", implied)
-        return self
+    categorical: bool = option(False, "C51: learn the distribution of returns, not only its mean")
+    num_atoms: Annotated[int, Meta(ge=2)] = option(51, "categorical: values that a return can have")
+    v_min: float = option(-10.0, "categorical: the smallest of them")
+    v_max: float = option(10.0, "categorical: the largest of them")
+    rainbow: bool = option(False, "all parts of Rainbow", sets=RAINBOW)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, value in self.__dict__.pop("_implied", {}).items():
-            object.__setattr__(self, name, value)
         if not self.v_min < self.v_max:
             raise InputError(f"v_min={self.v_min} and v_max={self.v_max} are not valid: v_max must be above v_min")
 
@@ -165,8 +155,8 @@ class QLearning(OffPolicy):
             sigma0=config.sigma0 if config.noisy else None, net=config.net, normalizer=self._make_normalizer(),
         )  # fmt: skip
 
-    def _start_learning(self) -> None:
-        super()._start_learning()
+    def start_learning(self) -> None:
+        super().start_learning()
         config = self.config
         self.network = TrainedNetwork(self.policy, self.flat, config.learning_rate, config.max_grad_norm)
         self.target_noise = Noise(self.network.target)

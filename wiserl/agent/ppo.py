@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from wiserl.agent.base.on_policy import OnPolicy, OnPolicyConfig
 from wiserl.core.batch import Fragment
-from wiserl.core.config import Fraction, NonNegative, PositiveFloat, PositiveInt, RoundSteps
+from wiserl.core.config import Fraction, NonNegative, PositiveFloat, PositiveInt, RoundSteps, option
 from wiserl.core.tree import Array, Nested, leading_axes, tree_map
 from wiserl.net.actor_critic import ActorCritic
 from wiserl.net.heads import make_head
@@ -32,18 +32,18 @@ from wiserl.ops.tensors import to_tensors
 class PPOConfig(OnPolicyConfig):
     """Hyper-parameters of PPO, named as in Stable-Baselines3 where it has them."""
 
-    gae_lambda: Fraction = 0.95  # weight of longer advantage sums
-    n_steps: RoundSteps = 2048  # steps of each env per round; if not given: at most 16384 over all, at least 32 each
-    clip_range: PositiveFloat = 0.2  # bound on the change of the probability ratio
-    clip_range_vf: PositiveFloat | None = None  # the same for values, in units of return; none: no bound
-    ent_coef: NonNegative = 0.0  # weight of the entropy bonus
-    vf_coef: NonNegative = 0.5  # weight of the value loss
-    target_kl: PositiveFloat | None = None  # end the epochs once the policy moved 1.5 times this (nats); none: never
-    normalize_advantage: bool = True  # per minibatch: zero mean, unit variance
-    ortho_init: bool = True  # orthogonal initial weights; gain 0.01 for the policy's outputs
-    adam_eps: PositiveFloat = 1e-5  # Adam's epsilon
-    sequence_length: PositiveInt | None = None  # with memory: steps learned from in one go; none: whole fragments
-    log_std_init: float = 0.0  # initial log standard deviation for Box actions (bounds are -1 to 1)
+    gae_lambda: Fraction = option(0.95, "weight of longer advantage sums")
+    n_steps: RoundSteps = option(2048, "steps per env and round; not given: 16384 over all at most, 32 each at least")
+    clip_range: PositiveFloat = option(0.2, "bound on the change of the probability ratio")
+    clip_range_vf: PositiveFloat | None = option(None, "the same for values, in units of return; none: no bound")
+    ent_coef: NonNegative = option(0.0, "weight of the entropy bonus")
+    vf_coef: NonNegative = option(0.5, "weight of the value loss")
+    target_kl: PositiveFloat | None = option(None, "end the epochs at a change of 1.5 times this (nats); none: never")
+    normalize_advantage: bool = option(True, "per minibatch: zero mean, unit variance")
+    ortho_init: bool = option(True, "orthogonal initial weights; gain 0.01 for the policy's outputs")
+    adam_eps: PositiveFloat = option(1e-5, "Adam's epsilon")
+    sequence_length: PositiveInt | None = option(None, "with memory: steps learned from at once; none: whole fragments")
+    log_std_init: float = option(0.0, "initial log standard deviation for Box actions (bounds are -1 to 1)")
 
 
 def loss(policy: ActorCritic, batch: dict[str, Any], config: PPOConfig,
@@ -112,7 +112,7 @@ class PPO(OnPolicy):
             config.log_std_init,
         )  # fmt: skip
 
-    def _start_learning(self) -> None:
+    def start_learning(self) -> None:
         config = self.config
         self.optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, config.adam_eps, config.max_grad_norm)
         self.loss: Callable[..., tuple[Tensor, Tensor | None]] = torch.compile(loss) if config.compile else loss

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from wiserl.agent.dqn import QLearning, QLearningConfig
-from wiserl.core.config import Fraction, PositiveFloat, PositiveInt
+from wiserl.core.config import Fraction, PositiveFloat, PositiveInt, option
 from wiserl.net.q_network import QNetwork, QuantileNetwork, taken
 from wiserl.ops.losses import weighted_mean
 
@@ -23,11 +23,11 @@ from wiserl.ops.losses import weighted_mean
 class QRDQNConfig(QLearningConfig):
     """Hyper-parameters of QR-DQN, named as in sb3-contrib where it has them. Steps are env steps over all envs."""
 
-    learning_rate: PositiveFloat = 5e-5  # Adam's step size at the start
-    exploration_fraction: Fraction = 0.005  # share of training over which epsilon falls
-    exploration_final_eps: Fraction = 0.01  # epsilon at the end
-    max_grad_norm: PositiveFloat = float("inf")  # bound on the gradient's L2 norm; inf: none
-    n_quantiles: PositiveInt = 200  # quantiles of each action's return
+    learning_rate: PositiveFloat = option(5e-5, "Adam's step size at the start")
+    exploration_fraction: Fraction = option(0.005, "share of training over which epsilon falls")
+    exploration_final_eps: Fraction = option(0.01, "epsilon at the end")
+    max_grad_norm: PositiveFloat = option(float("inf"), "bound on the gradient's L2 norm; inf: none")
+    n_quantiles: PositiveInt = option(200, "quantiles of each action's return")
 
 
 def quantile_huber(quantiles: Tensor, goal: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from wiserl.agent.base.off_policy_actor_critic import OffPolicyActorCritic, OffPolicyActorCriticConfig
 from wiserl.core.actions import bounded_action_size
-from wiserl.core.config import NonNegative, PositiveFloat, PositiveInt
+from wiserl.core.config import NonNegative, PositiveFloat, PositiveInt, option
 from wiserl.core.spec import EnvSpec
 from wiserl.core.tree import Array, Nested, leading_axes
 from wiserl.net.acting import Plain
@@ -34,10 +34,10 @@ from wiserl.util.errors import InputError
 class SACConfig(OffPolicyActorCriticConfig):
     """Hyper-parameters of SAC, named as in Stable-Baselines3 where it has them. Steps are env steps over all envs."""
 
-    target_update_interval: PositiveInt = 1  # updates between those of the targets
-    ent_coef: NonNegative | Literal["auto"] = "auto"  # the temperature: a number, or learned
-    ent_coef_init: PositiveFloat = 1.0  # where the learned temperature starts
-    target_entropy: float | Literal["auto"] = "auto"  # nats; auto: minus the size of a Box action, or 0.5 log n
+    target_update_interval: PositiveInt = option(1, "updates between those of the targets")
+    ent_coef: NonNegative | Literal["auto"] = option("auto", "the temperature: a number, or learned")
+    ent_coef_init: PositiveFloat = option(1.0, "where the learned temperature starts")
+    target_entropy: float | Literal["auto"] = option("auto", "nats; auto: minus the size of a Box action, or 0.5 log n")
 
 
 class Actor(nn.Module):
@@ -146,8 +146,8 @@ class SAC(OffPolicyActorCritic):
         self._categorical = Categorical(self.size)
         return Actor(self.spec, self.config, self.size if self.discrete else 2 * self.size, self._make_normalizer())
 
-    def _start_learning(self) -> None:
-        super()._start_learning()
+    def start_learning(self) -> None:
+        super().start_learning()
         config, clip = self.config, self.config.max_grad_norm
         self.actor_optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, max_grad_norm=clip)
         kind: type[Critics | DiscreteCritics] = DiscreteCritics if self.discrete else Critics

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from wiserl.agent.base.on_policy import OnPolicy, OnPolicyConfig
 from wiserl.core.batch import Fragment
-from wiserl.core.config import Fraction, PositiveFloat, PositiveInt
+from wiserl.core.config import Fraction, PositiveFloat, PositiveInt, option
 from wiserl.core.tree import Array, Nested, leading_axes, tree_map
+from wiserl.net.choice import Activation
 from wiserl.net.optim import FlatAdam
 from wiserl.net.q_network import QNetwork
 from wiserl.ops.exploration import epsilon_greedy
@@ -33,17 +34,17 @@ from wiserl.util.errors import InputError
 class SARSAConfig(OnPolicyConfig):
     """Hyper-parameters of SARSA, named as those of PPO and DQN. Steps are env steps over all envs, except `n_steps`."""
 
-    learning_rate: PositiveFloat = 1e-3  # Adam's step size at the start
-    n_steps: PositiveInt = 32  # steps of each env per update round
-    n_epochs: PositiveInt = 1  # passes over a round's data
-    max_grad_norm: PositiveFloat = 10.0  # bound on the gradient's L2 norm; inf: none
-    hidden_sizes: tuple[PositiveInt, ...] = (64, 64)  # widths of the network (on top of a CNN: none)
-    activation: Literal["tanh", "relu", "elu", "gelu", "silu"] = "relu"  # after each hidden layer
-    expected: bool = True  # targets take the expectation over the next action; false: the action taken
-    td_lambda: Fraction = 0.0  # weight of longer returns in the targets; 0: one step
-    exploration_fraction: Fraction = 0.5  # share of training over which epsilon falls
-    exploration_initial_eps: Fraction = 1.0  # epsilon at the start
-    exploration_final_eps: Fraction = 0.05  # epsilon at the end
+    learning_rate: PositiveFloat = option(1e-3, "Adam's step size at the start")
+    n_steps: PositiveInt = option(32, "steps of each env per update round")
+    n_epochs: PositiveInt = option(1, "passes over a round's data")
+    max_grad_norm: PositiveFloat = option(10.0, "bound on the gradient's L2 norm; inf: none")
+    hidden_sizes: tuple[PositiveInt, ...] = option((64, 64), "widths of the network (on top of a CNN: none)")
+    activation: Activation = option("relu", "after each hidden layer")
+    expected: bool = option(True, "targets take the expectation over the next action; false: the action taken")
+    td_lambda: Fraction = option(0.0, "weight of longer returns in the targets; 0: one step")
+    exploration_fraction: Fraction = option(0.5, "share of training over which epsilon falls")
+    exploration_initial_eps: Fraction = option(1.0, "epsilon at the start")
+    exploration_final_eps: Fraction = option(0.05, "epsilon at the end")
 
 
 def targets(fragment: Fragment, q: Array, last_q: Array, final_q: Array, epsilon: float, config: SARSAConfig) -> Array:
@@ -110,7 +111,7 @@ class SARSA(OnPolicy):
         return QNetwork(self.spec, config.hidden_sizes, config.activation, dueling=False, sigma0=None, net=config.net,
                         normalizer=self._make_normalizer())  # fmt: skip
 
-    def _start_learning(self) -> None:
+    def start_learning(self) -> None:
         config = self.config
         self.optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, max_grad_norm=config.max_grad_norm)
         self._loss: Callable[..., tuple[Tensor, Tensor]] = torch.compile(loss) if config.compile else loss

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from wiserl.agent.ddpg import DDPG, Actor, DDPGConfig
-from wiserl.core.config import NonNegative, PositiveInt
+from wiserl.core.config import NonNegative, PositiveInt, option
 from wiserl.net.critic import Critics
 from wiserl.ops.losses import weighted_mean
 
@@ -22,9 +22,9 @@ from wiserl.ops.losses import weighted_mean
 class TD3Config(DDPGConfig):
     """Hyper-parameters of TD3, named as in Stable-Baselines3 where it has them. Steps are env steps over all envs."""
 
-    policy_delay: PositiveInt = 2  # updates of the critics for each one of the actor and the targets
-    target_policy_noise: NonNegative = 0.2  # standard deviation of the noise on the target action
-    target_noise_clip: NonNegative = 0.5  # bound on that noise
+    policy_delay: PositiveInt = option(2, "updates of the critics for each one of the actor and the targets")
+    target_policy_noise: NonNegative = option(0.2, "standard deviation of the noise on the target action")
+    target_noise_clip: NonNegative = option(0.5, "bound on that noise")
 
 
 def critic_loss(critics: Critics, target: Critics, target_actor: Actor, batch: dict[str, Any], noise: Tensor,
@@ -58,8 +58,8 @@ class TD3(DDPG):
     num_critics = 2
     config: TD3Config
 
-    def _start_learning(self) -> None:
-        super()._start_learning()
+    def start_learning(self) -> None:
+        super().start_learning()
         self._critic_loss = self._maybe_compiled(critic_loss)
 
     def learn(self, batch: dict[str, Any], rate: float) -> tuple[Tensor, dict[str, Tensor | float]]:

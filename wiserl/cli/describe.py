@@ -1,18 +1,15 @@
-"""What the options of a config dataclass are: names and defaults, valid values from the types, meanings from the comments."""
+"""What the options of a config dataclass are: names and defaults, valid values from the types, meanings from `option`."""
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
-import io
-import textwrap
-import tokenize
 import typing
 from typing import Any
 
 from msgspec import Meta
 from rich.table import Table
+
+from wiserl.core.config import meanings, switches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +20,7 @@ class Option:
         name: of the field.
         default: as `--set` takes it; empty where there is none.
         valid: what values it may have.
-        meaning: the comment behind the field.
+        meaning: of the field, and what else it sets; empty where it was given none.
     """
 
     name: str
@@ -36,11 +33,14 @@ def options(config_class: Any, leave_out: tuple[str, ...] = (), quote: str = "")
     """The fields of a config dataclass, those of its bases first.
 
     Args:
-        config_class: the dataclass. Where its source is not at hand, meanings are empty.
+        config_class: the dataclass.
         leave_out: names of fields that are not wanted.
         quote: put around words that are valid values.
     """
-    meaning = comments(config_class)
+    meaning = meanings(config_class)
+    for name, values in switches(config_class).items():
+        others = ", ".join(f"{quote}{other}={written(value)}{quote}" for other, value in values.items())
+        meaning = meaning | {name: f"{meaning[name]}: {others}, where they are not given"}
     hints = typing.get_type_hints(config_class, include_extras=True)
     return [
         Option(field.name, written(_default(field)), valid(hints[field.name], quote), meaning.get(field.name, ""))
@@ -58,33 +58,6 @@ def option_table(config_class: Any, leave_out: tuple[str, ...] = ()) -> Table:
     for option in options(config_class, leave_out):
         table.add_row(*dataclasses.astuple(option))
     return table
-
-
-def comments(config_class: type) -> dict[str, str]:
-    """The comment behind each field of a dataclass or its bases; fields without one are left out."""
-    found = {}
-    for base in reversed(config_class.__mro__[:-1]):
-        found.update(_own_comments(base))
-    return found
-
-
-def _own_comments(config_class: type) -> dict[str, str]:
-    try:
-        source = textwrap.dedent(inspect.getsource(config_class))
-    except OSError:
-        return {}  # written in a prompt, say
-    body = typing.cast(ast.ClassDef, ast.parse(source).body[0]).body
-    fields = [node for node in body if isinstance(node, ast.AnnAssign)]
-    at = {}
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            at[token.start[0]] = token.string.lstrip("# ")
-    found = {}
-    for node in fields:
-        lines = [at[line] for line in range(node.lineno, (node.end_lineno or node.lineno) + 1) if line in at]
-        if lines:
-            found[typing.cast(ast.Name, node.target).id] = " ".join(lines)
-    return found
 
 
 def valid(hint: Any, quote: str = "") -> str:

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+from wiserl.util.errors import InputError
+
 
 class Agent(ABC):
     """What learns. One instance lives on the learner; each runner holds a replica, constructed with the same arguments.
@@ -18,15 +20,25 @@ class Agent(ABC):
         sync: whether runners wait for every new set of weights.
         ship_every: calls of `update` that travel to the learner together (in sync mode, one round per runner).
         max_inflight: shipments a runner may have unanswered in async mode before it waits.
+        weights_version: number of the newest weights: on the learner those published, on a replica those taken in. The transport
+            counts it, from 0 for those before the first round.
     """
 
     ship_every: ClassVar[int] = 64
     max_inflight: int = 2
     sync: bool = True
+    weights_version: int = 0
     _publisher: Callable[[Any], None] | None = None
 
     def __init__(self, sync: bool = True, **kwargs: Any) -> None:
         self.sync = sync
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if hasattr(cls, "_start_learning"):
+            raise InputError(
+                f"{cls.__name__} has a method _start_learning, which nothing calls: name it start_learning"
+            )
 
     @abstractmethod
     def choose_action(self, *args: Any, **kwargs: Any) -> Any:
@@ -39,7 +51,7 @@ class Agent(ABC):
         Arrays in it may be written to, except where `ship_every` is 1: these are not copied.
         """
 
-    def _start_learning(self) -> None:  # noqa: B027  (an optional hook)
+    def start_learning(self) -> None:  # noqa: B027  (an optional hook)
         """Called once, on the learner's instance only: the place for optimisers, targets and buffers."""
 
     def _sync_model(self) -> None:  # noqa: B027  (an optional hook: agents without it act on the learner)
@@ -56,11 +68,14 @@ class Agent(ABC):
         if self._publisher is not None:
             self._publisher(params)
 
-    def _update_round(self, shipments: Sequence[Sequence[tuple[Any, ...]]]) -> None:
-        """Learn from one round: the shipments of all runners, in rank order (async: a single one)."""
-        for shipment in shipments:
-            for experience in shipment:
-                self.update(*experience)
+    def _update_round(self, experiences: Sequence[tuple[Any, ...]]) -> bool:
+        """Learn from one round: what all runners shipped, in rank order (async: one of them); each is the arguments of one `update`.
+
+        Returns whether there are new weights. If so, and none were published, the learner calls `_sync_model`.
+        """
+        for experience in experiences:
+            self.update(*experience)
+        return True
 
     @classmethod
     def acts_on_runner(cls) -> bool:

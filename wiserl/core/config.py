@@ -1,6 +1,7 @@
 """Configuration: dataclasses checked and converted by msgspec, with errors that name the valid choice.
 
-A field's range stands in its type, `Annotated[float, Meta(gt=0)]`; the aliases below cover the usual ones.
+A field's range stands in its type, `Annotated[float, Meta(gt=0)]`; the aliases below cover the usual ones. Its meaning and unit
+stand beside its default: `rate: PositiveFloat = option(3e-4, "step size")`.
 """
 
 from __future__ import annotations
@@ -40,6 +41,61 @@ class RoundBound:
 RoundSteps = Annotated[int, Meta(ge=1), RoundBound(in_all=16_384, at_least=32)]  # its default is lower with many envs
 
 ConfigT = TypeVar("ConfigT")
+ValueT = TypeVar("ValueT")
+
+
+def option(default: ValueT, text: str, sets: Mapping[str, Any] | None = None) -> ValueT:
+    """A field of a config dataclass: its default, and its meaning and unit for whoever lists the options.
+
+    Typed as the default, so that type checkers take `rate: float = option(0.1, "share per step")` as they take `= 0.1`.
+
+    Args:
+        default: of the field.
+        text: its meaning.
+        sets: values that other fields have if this one is on and they are not given. The class is a `ConfigType`.
+    """
+    return dataclasses.field(default=default, metadata={**meaning(text), **({"sets": sets} if sets else {})})
+
+
+def meaning(text: str) -> dict[str, str]:
+    """The metadata of a field with that meaning, for `dataclasses.field` where `option` does not do: no default, or a factory."""
+    return {"meaning": text}
+
+
+def meanings(config_class: type) -> dict[str, str]:
+    """What each field means, by name. A class that gives a field another default alone keeps the meaning its base gave."""
+    return _noted(config_class, "meaning")
+
+
+def switches(config_class: type) -> dict[str, Mapping[str, Any]]:
+    """By name the fields that set others, and what they set; inherited as meanings are."""
+    return _noted(config_class, "sets")
+
+
+@functools.cache
+def _noted(config_class: type, key: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for base in reversed(config_class.__mro__):
+        for field in vars(base).get("__dataclass_fields__", {}).values():
+            if key in field.metadata:
+                found[field.name] = field.metadata[key]
+    return found
+
+
+class ConfigType(type):
+    """The type of configurations in which one option may stand for several (`option(..., sets=...)`).
+
+    They are filled in before the instance is made: afterwards a default that was given cannot be told from one that was not.
+    """
+
+    def __call__(cls, *first: Any, **named: Any) -> Any:
+        names = [field.name for field in dataclasses.fields(cast(Any, cls))]
+        given = dict(zip(names, first, strict=False)) | named
+        implied: dict[str, Any] = {}
+        for name, values in switches(cls).items():
+            if given.get(name, getattr(cls, name)):
+                implied.update({other: value for other, value in values.items() if other not in given})
+        return super().__call__(*first, **implied, **named)
 
 
 @functools.cache

@@ -157,7 +157,7 @@ class RunByHand:
             )
         self._scope.run(self.runner.step)
         self._monitor.poll()
-        logs, recent = dict(self.learner.logs), self.learner.status()["train_return_mean"]
+        logs, recent = dict(self.learner.learning.progress.logs), self.learner.status()["train_return_mean"]
         return logs if recent is None else {**logs, "charts/episodic_return": recent}
 
     def run(self) -> None:
@@ -191,7 +191,7 @@ class RunByHand:
             for normalizer in found:
                 normalizer.update(rows)
         self._call("_sync_model")
-        self.runner.policy._update_model(self.learner.known())
+        self.runner.agent.refresh()
 
     def warm_up(self, env_steps: int) -> None:
         """Fill the replay with random actions, before the first update.
@@ -218,13 +218,14 @@ class RunByHand:
             )
         fragment = self.runner.args.steps * self.runner.args.envs
         while self.env_steps < end:
-            self._start_learning_at(self.env_steps + fragment)
+            self._set_warmed_up(self.env_steps + fragment)
             self.step()
-        self._start_learning_at(self.env_steps)
+        self._set_warmed_up(self.env_steps)
 
-    def _start_learning_at(self, env_steps: int) -> None:
+    def _set_warmed_up(self, env_steps: int) -> None:
         for agent in (self.learner, self.runner.policy):
-            agent.start_learning_at(env_steps)
+            assert isinstance(agent.algorithm, OffPolicy)
+            agent.algorithm.warmed_up = env_steps
 
     def policy(self) -> Policy:
         """A copy of the policy as it is now, to act with."""

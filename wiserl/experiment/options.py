@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import yaml
 
@@ -23,40 +23,42 @@ from wiserl.core.config import (
     defaults_with,
     field_names,
     make_config,
+    meaning,
+    option,
     parse_value,
 )
 from wiserl.env.make import EnvLike, env_id
 from wiserl.net.choice import NetworkConfig, with_net
 from wiserl.util.errors import InputError, nearest
 
+VectorKind: TypeAlias = Literal["auto", "native", "inline", "process"]
+
 
 @dataclass(frozen=True)
 class RunConfig:
     """Options of a run. All counts of steps are env steps over all runners and envs."""
 
-    algo: str
-    env: Any  # EnvLike
-    total_steps: PositiveInt = 100_000  # env steps to train for; the last round is cut to end there
-    runners: PositiveInt = 1  # processes that sample
-    envs: PositiveInt = 8  # per runner
-    vector: Literal["auto", "native", "inline", "process"] = "auto"  # how a runner steps its envs; auto measures
-    backend: Literal["auto", "local", "ray"] = "auto"  # auto: local for one runner, ray for more
-    device: str = "auto"  # of the learner: cpu, cuda, cuda:1; runners act on the CPU
-    sync: bool = True  # runners wait for every new set of weights
-    seed: Count = 0  # of everything random in the run
-    run_dir: str | None = None  # default: runs/ALGO-ENV-sSEED
-    eval_every: Count = 0  # env steps; 0: at the end only
-    eval_episodes: PositiveInt = 20  # per evaluation
-    checkpoint_every: Count = 0  # env steps; 0: five in a run
-    keep_checkpoints: PositiveInt = 3  # the newest; last and best stay in any case
-    save_replay: bool = (
-        True  # in the newest checkpoint; without it a resumed off-policy run starts with an empty replay
-    )
-    max_inflight: Count = 0  # async: fragments per runner that may be unanswered; 0: 1 on-policy, 2 off-policy
-    max_restarts: Count = 3  # of each runner whose process died, and of the learner
-    learner_gpus: NonNegative = 0.0  # GPUs asked of Ray for the learner
-    preset: bool = True  # start from the tuned options of this algorithm and env, where there are some
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    algo: str = field(metadata=meaning("name of the algorithm"))
+    env: Any = field(metadata=meaning("what `make_env` takes"))
+    total_steps: PositiveInt = option(100_000, "env steps to train for; the last round is cut to end there")
+    runners: PositiveInt = option(1, "processes that sample")
+    envs: PositiveInt = option(8, "per runner")
+    vector: VectorKind = option("auto", "how a runner steps its envs; auto measures")
+    backend: Literal["auto", "local", "ray"] = option("auto", "auto: local for one runner, ray for more")
+    device: str = option("auto", "of the learner: cpu, cuda, cuda:1; runners act on the CPU")
+    sync: bool = option(True, "runners wait for every new set of weights")
+    seed: Count = option(0, "of everything random in the run")
+    run_dir: str | None = option(None, "default: runs/ALGO-ENV-sSEED")
+    eval_every: Count = option(0, "env steps; 0: at the end only")
+    eval_episodes: PositiveInt = option(20, "per evaluation")
+    checkpoint_every: Count = option(0, "env steps; 0: five in a run")
+    keep_checkpoints: PositiveInt = option(3, "the newest; last and best stay in any case")
+    save_replay: bool = option(True, "in the newest checkpoint; else a resumed run begins with an empty one")
+    max_inflight: Count = option(0, "async: fragments per runner that may be unanswered; 0: 1 on-policy, 2 off-policy")
+    max_restarts: Count = option(3, "of each runner whose process died, and of the learner")
+    learner_gpus: NonNegative = option(0.0, "GPUs asked of Ray for the learner")
+    preset: bool = option(True, "start from the tuned options of this algorithm and env, where there are some")
+    env_kwargs: dict[str, Any] = field(default_factory=dict, metadata=meaning("arguments of the env"))
 
 
 RUN_OPTIONS = tuple(name for name in field_names(RunConfig) if name not in ("algo", "env", "env_kwargs"))

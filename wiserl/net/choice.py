@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from gymnasium import spaces
 
-from wiserl.core.config import PositiveInt
+from wiserl.core.config import ConfigType, PositiveInt, option
 from wiserl.core.spaces import leaf_spaces
 from wiserl.net.encoder import Encoder, Features, FlatPixels, MakeImageNetwork
 from wiserl.net.images import ImageInput, ImpalaCNN, NatureCNN, is_image
@@ -51,7 +51,7 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(metaclass=ConfigType):
     """What every algorithm's networks are made of. A subclass may have other defaults.
 
     `net` may be given as a file or a class as well (see `as_net`); what is kept can be saved, and opened without either file.
@@ -60,13 +60,11 @@ class NetworkConfig:
         InputError: a network that there is not, or a file that holds none.
     """
 
-    net: Net = (
-        "auto"  # auto, mlp, cnn, impala_cnn, rnn, cnn_rnn, lstm_cnn, FILE.json or .yaml of layers, or module:Class
-    )
-    cell: Cell = "lstm"  # of rnn and cnn_rnn
-    memory_units: PositiveInt = 64  # of rnn, cnn_rnn and lstm_cnn: features that come out of the memory
-    hidden_sizes: tuple[PositiveInt, ...] = (64, 64)  # widths of each network (on top of a CNN: none)
-    activation: Activation = "tanh"  # after each hidden layer
+    net: Net = option("auto", "auto, mlp, cnn, impala_cnn, rnn, cnn_rnn, lstm_cnn, FILE.json or .yaml, or module:Class")
+    cell: Cell = option("lstm", "of rnn and cnn_rnn")
+    memory_units: PositiveInt = option(64, "of rnn, cnn_rnn and lstm_cnn: features that come out of the memory")
+    hidden_sizes: tuple[PositiveInt, ...] = option((64, 64), "widths of each network (on top of a CNN: none)")
+    activation: Activation = option("tanh", "after each hidden layer")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "net", as_net(self.net))

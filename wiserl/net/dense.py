@@ -8,6 +8,8 @@ devices and compiled code go the usual way.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -22,7 +24,6 @@ layers 64 to 256 wide, amid the rest of an update (alone, it pays from half of t
 MIN_TANH = 2**13
 """Values of tanh from which on the cheaper way to them pays for the node."""
 _MINUS_ONE = torch.tensor(-1.0)
-_AVAILABLE = bool(torch.backends.mkldnn.is_available()) and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
 
 Activation: TypeAlias = Literal["none", "relu", "tanh"]
 Layers: TypeAlias = Sequence[tuple[Tensor, Tensor]]
@@ -55,7 +56,7 @@ def as_one_node(features: Tensor, layers: Layers, activation: Activation) -> boo
         return False
     if activation == "tanh" and len(features) * sum(len(weight) for weight, _ in layers) >= MIN_TANH:
         return True
-    return any(_by_onednn(features, weight) for weight, _ in layers)
+    return any(_is_large(features, weight) for weight, _ in layers) and _has_onednn()
 
 
 def _usual(features: Tensor, layers: Layers, activation: Activation) -> Tensor:
@@ -70,7 +71,7 @@ def _outputs(features: Tensor, layers: Layers, activation: Activation) -> list[T
     """The input, and the output of each layer."""
     outputs = [features]
     for weight, bias in layers:
-        if _by_onednn(features, weight):
+        if _is_large(features, weight):
             # Its own relu, done on the way, makes 0 of NaN.
             features = _product(features, weight, bias, "tanh" if activation == "tanh" else "none")
             if activation == "relu":
@@ -86,14 +87,29 @@ def _outputs(features: Tensor, layers: Layers, activation: Activation) -> list[T
     return outputs
 
 
-def _by_onednn(features: Tensor, weight: Tensor) -> bool:
-    return _AVAILABLE and len(features) * weight.numel() >= MIN_PRODUCTS
+def _is_large(features: Tensor, weight: Tensor) -> bool:
+    return len(features) * weight.numel() >= MIN_PRODUCTS
 
 
-def _product(left: Tensor, right: Tensor, bias: Tensor | None = None, after: Activation = "none") -> Tensor:
-    """`left @ right.T (+ bias)`, then `after`."""
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, after, [], "")
-    return result
+def _product(
+    left: Tensor, right: Tensor, bias: Tensor | None = None, after: Literal["none", "tanh"] = "none"
+) -> Tensor:
+    """`left @ right.T (+ bias)`, then `after`: by oneDNN, or by PyTorch's public functions where there is none."""
+    if _has_onednn():
+        by_onednn: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, after, [], "")
+        return by_onednn
+    product = F.linear(left, right, bias)
+    return product.tanh_() if after == "tanh" else product
+
+
+@functools.cache
+def _has_onednn() -> bool:
+    """Whether the kernel, which is no public one, is there and takes what it is given here."""
+    row = torch.ones(1, 1)
+    with contextlib.suppress(AttributeError, RuntimeError, TypeError):
+        torch.ops.mkldnn._linear_pointwise(row, row, None, "none", [], "")
+        return True
+    return False
 
 
 class _Dense(torch.autograd.Function):
@@ -120,7 +136,7 @@ class _Dense(torch.autograd.Function):
                 gradient = torch.ops.aten.threshold_backward(gradient, outputs[index + 1], 0)
             elif ctx.activation == "tanh":
                 gradient = torch.ops.aten.tanh_backward(gradient, outputs[index + 1])
-            large = _by_onednn(inputs, weight)
+            large = _is_large(inputs, weight)
             of_weight, of_bias = of_parameters[2 * index : 2 * index + 2]
             gradients.append(gradient.sum(0) if of_bias else None)
             if of_weight:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -11,6 +13,8 @@ from torch import Tensor, nn
 from wiserl.net.normalize import normalizers
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+_BETA1, _BETA2 = 0.9, 0.999
+"""Decay of Adam's running means, of the gradient and of its square."""
 
 
 def flatten_parameters(module: nn.Module) -> nn.Parameter:
@@ -90,10 +94,8 @@ class FlatAdam:
         with torch.no_grad():
             kept = self._copies(frozen)
             moments["step"] += 1
-            torch._fused_adam_(
-                [self.flat], [gradient], [moments["exp_avg"]], [moments["exp_avg_sq"]], [], [moments["step"]], lr=learning_rate,
-                beta1=0.9, beta2=0.999, weight_decay=0.0, eps=self._eps, amsgrad=False, maximize=False,
-            )  # fmt: skip
+            mean, square, step = (moments[name] for name in ("exp_avg", "exp_avg_sq", "step"))
+            _adam_(self.flat, gradient, mean, square, step, learning_rate, self._eps)
             for place, before in kept:
                 place.copy_(before)
 
@@ -115,6 +117,45 @@ class FlatAdam:
         """Take a saved state in."""
         for name, moment in self._moments.items():
             moment.copy_(state[name])
+
+
+def _adam_(
+    parameters: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step: Tensor, rate: float, eps: float
+) -> None:
+    """Adam's step (Kingma and Ba 2015, algorithm 1) in place: by PyTorch's own kernel, or where there is none by public functions.
+
+    Args:
+        parameters: `[P]`, as are the gradient and its running mean and mean square.
+        gradient: of the loss.
+        mean: of the gradients so far.
+        square: of their squares.
+        step: how many steps there were, this one included; a scalar.
+        rate: step size.
+        eps: keeps the divisor above 0.
+    """
+    if _has_fused_adam():
+        torch._fused_adam_(
+            [parameters], [gradient], [mean], [square], [], [step], lr=rate, beta1=_BETA1, beta2=_BETA2, weight_decay=0.0,
+            eps=eps, amsgrad=False, maximize=False,
+        )  # fmt: skip
+        return
+    mean.lerp_(gradient, 1.0 - _BETA1)
+    square.mul_(_BETA2).addcmul_(gradient, gradient, value=1.0 - _BETA2)
+    divisor = (square / (1.0 - _BETA2**step)).sqrt_().add_(eps)
+    parameters.addcdiv_(mean / (1.0 - _BETA1**step), divisor, value=-rate)
+
+
+@functools.cache
+def _has_fused_adam() -> bool:
+    """Whether the kernel, which is no public one, is there and takes what it is given here."""
+    one = torch.ones(1)
+    with contextlib.suppress(AttributeError, RuntimeError, TypeError):
+        torch._fused_adam_(
+            [one], [one], [one], [one], [], [torch.ones(())], lr=0.0, beta1=_BETA1, beta2=_BETA2, weight_decay=0.0, eps=1.0,
+            amsgrad=False, maximize=False,
+        )  # fmt: skip
+        return True
+    return False
 
 
 class TrainedNetwork(Generic[ModuleT]):

@@ -8,12 +8,14 @@ new runner begins the same episodes and steps through them.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from wiserl.core.batch import Fragment
 from wiserl.core.tree import Array, Nested, tree_map
 
 
@@ -38,6 +40,13 @@ class Position:
     actions: Array
     obs: Nested
     memory: Array | None
+
+
+class Collected(NamedTuple):
+    """What a runner hands over: a fragment, and where its envs stand after it (None: it does not say)."""
+
+    fragment: Fragment
+    position: Position | None = None
 
 
 @dataclass(frozen=True)
@@ -112,3 +121,33 @@ class Track:
         memory = None if state["memory"] is None else state["memory"].numpy()
         obs = tree_map(lambda leaf: leaf.numpy(), state["obs"])
         return cls(Position(rank, vector_steps, np.array(state["episodes"], np.uint64), ages, actions, obs, memory))
+
+
+class Positions:
+    """Where all runners stand, as the learner knows it."""
+
+    def __init__(self) -> None:
+        self._tracks: dict[int, Track] = {}  # by rank
+
+    def follow(self, position: Position | None) -> None:
+        """Keep where a runner stands after a fragment; None: it does not say."""
+        if position is None:
+            return
+        track = self._tracks.get(position.rank)
+        if track is None:
+            self._tracks[position.rank] = Track(position)
+        else:
+            track.add(position)
+
+    def continuation(self, rank: int, otherwise: int) -> tuple[int, Continuation | None]:
+        """Vector steps that a runner has made (`otherwise`, where it never said), and what a new one goes on from, if known."""
+        track = self._tracks.get(rank)
+        return (otherwise, None) if track is None else (track.vector_steps, track.continuation())
+
+    def state_list(self) -> list[dict[str, Any]]:
+        """Plain values and tensors of each runner, for a checkpoint."""
+        return [track.state_dict() for track in self._tracks.values()]
+
+    def load_state_list(self, states: Sequence[dict[str, Any]]) -> None:
+        """Take in what `state_list` gave."""
+        self._tracks = {state["rank"]: Track.from_state(state) for state in states}

@@ -99,7 +99,7 @@ class AgentHandle:
     def _take_in(self, ack: Ack | None) -> None:
         if ack is None or ack.weights is None or self.replica is None:
             return
-        self.version = ack.version
+        self.version = self.replica.weights_version = ack.version
         self.replica._update_model(unpack(ack.weights))
 
 

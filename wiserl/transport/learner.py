@@ -20,22 +20,23 @@ class Learner:
 
     In sync mode a round begins when every expected rank has shipped, takes the oldest shipment of each in rank order and
     publishes one new version. In async mode each shipment is a round of its own, on arrival.
+
+    Weights have two names on their way: the learner publishes them, a runner's handle takes them in.
     """
 
     def __init__(self, name: str, agent: Agent, sync: bool) -> None:
         self.name = name
         self.agent = agent
         self.sync = sync
-        self.version = 0
         self._expected: set[int] = set()
         self._inbox: dict[int, list[Shipment]] = {}  # by rank; more than one only after a restart
         self._settled: dict[int, tuple[int, int]] = {}
         self._weights: Packed | None = None
-        self._fired: Packed | None = None
-        agent._start_learning()
-        agent._publisher = self._take
+        self._to_publish: Packed | None = None
+        agent.start_learning()
+        agent._publisher = self._pack
         agent._sync_model()
-        self._weights, self._fired = self._fired, None
+        self._weights, self._to_publish = self._to_publish, None
         if not agent.acts_on_runner():
             log.warning(
                 "agent '%s' (%s) has no _sync_model/_update_model, so it acts on the learner: one remote call per step and "
@@ -44,8 +45,13 @@ class Learner:
                 type(agent).__name__,
             )
 
-    def _take(self, params: Any) -> None:
-        self._fired = pack(params)
+    @property
+    def version(self) -> int:
+        """Number of the newest weights published."""
+        return self.agent.weights_version
+
+    def _pack(self, params: Any) -> None:
+        self._to_publish = pack(params)
 
     def expect(self, ranks: set[int]) -> None:
         """Set the ranks a sync round waits for."""
@@ -103,7 +109,7 @@ class Learner:
             return self.agent.choose_action(*args, **kwargs)
 
     def call(self, method: str, *args: Any) -> Any:
-        """Call a method of the agent by name; what it fires is published at once."""
+        """Call a method of the agent by name; the weights it fires are published at once."""
         result = getattr(self.agent, method)(*args)
         self._publish()
         return result
@@ -117,8 +123,8 @@ class Learner:
     def _run_round(self, shipments: Sequence[Shipment]) -> None:
         # A runner may call from inside no_grad or inference mode; learning happens outside of both.
         with torch.inference_mode(False), torch.enable_grad():
-            self.agent._update_round([shipment.experiences for shipment in shipments])
-            if self._fired is None:
+            learned = self.agent._update_round([each for shipment in shipments for each in shipment.experiences])
+            if learned and self._to_publish is None:
                 self.agent._sync_model()
         self._publish()
         for shipment in shipments:
@@ -126,6 +132,6 @@ class Learner:
             self._settled[shipment.rank] = max(done, self._settled.get(shipment.rank, done))
 
     def _publish(self) -> None:
-        if self._fired is not None:
-            self.version += 1
-            self._weights, self._fired = self._fired, None
+        if self._to_publish is not None:
+            self.agent.weights_version += 1
+            self._weights, self._to_publish = self._to_publish, None

@@ -32,7 +32,7 @@ class Algorithm(Agent):
     """An agent whose experience is a whole fragment. One subclass, one file, one algorithm.
 
     A subclass builds `self.policy` (what acts, on runners and learner alike) in `_build`, what only the learner needs
-    (optimiser, targets, buffers) in `_start_learning`, and implements `choose_action` and `update`.
+    (optimiser, targets, buffers) in `start_learning`, and implements `choose_action` and `update`.
 
     Args:
         sync: whether runners wait for every new set of weights.
@@ -152,7 +152,7 @@ class Algorithm(Agent):
         return outputs, after.reshape(memory.shape)
 
     def move_to(self, device: str) -> None:
-        """Put the networks on a device; before `_start_learning`."""
+        """Put the networks on a device; before `start_learning`."""
         self.device = torch.device(device)
         self.policy.to(self.device)
         self._own_tensors()
@@ -193,6 +193,11 @@ class Algorithm(Agent):
         that `choose_action` leaves in the object is there when a run is resumed.
         """
         return 0
+
+    @property
+    def max_policy_lag(self) -> int | None:
+        """In async mode, weight versions per runner that a fragment may be behind and still be learned from; None: any number."""
+        return None
 
     def reseed(self, *parts: int | str) -> None:
         """Restart the generator that acting draws from. A runner does so before each fragment."""

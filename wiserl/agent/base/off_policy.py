@@ -13,11 +13,11 @@ from torch import Tensor
 
 from wiserl.agent.base.algorithm import Algorithm
 from wiserl.core.batch import Fragment
-from wiserl.core.config import Count, Fraction, PositiveFloat, PositiveInt
+from wiserl.core.config import Count, Fraction, PositiveFloat, PositiveInt, option
 from wiserl.core.goals import check_goals
 from wiserl.core.spec import EnvSpec, RewardOfGoals
 from wiserl.core.tree import tree_map
-from wiserl.net.choice import NetworkConfig
+from wiserl.net.choice import Activation, NetworkConfig
 from wiserl.ops.pacing import updates_due
 from wiserl.ops.schedules import linear
 from wiserl.ops.tensors import to_tensors
@@ -44,30 +44,28 @@ class OffPolicyConfig(NetworkConfig):
     which is PPO's rollout). Steps are env steps.
     """
 
-    learning_rate: PositiveFloat = 3e-4  # Adam's step size at the start
-    learning_rate_decay: Literal["none", "linear"] = "none"  # linear: to 0 at the last env step
-    gamma: Fraction = 0.99  # discount per step
-    buffer_size: PositiveInt = 1_000_000  # transitions in replay, over all envs
-    learning_starts: Count = 100  # env steps before the first update; actions are random until then
-    batch_size: PositiveInt = 256  # transitions per update
-    train_freq: PositiveInt = 1  # env steps between updates
-    gradient_steps: PositiveInt = 1  # updates each time
-    round_steps: PositiveInt = 16  # env steps between visits to the learner, which then does all updates they pay for
-    n_step: PositiveInt = 1  # rewards summed before the bootstrap
-    prioritized: bool = False  # sample in proportion to the last TD error
-    prioritized_alpha: Fraction = 0.6  # exponent of priorities
-    prioritized_beta: Fraction = 0.4  # initial exponent of importance weights; 1 at the end of training
-    hindsight: Literal["none", "future", "final", "episode"] = "none"  # which steps' achievements become goals
-    hindsight_goals: PositiveInt = 4  # goals put in hindsight for each one that the env had given
-    dataset: str = ""  # transitions of one's own to start from: an .npz file, or minari:ID
-    dataset_share: Annotated[float, Meta(ge=0, lt=1)] = (
-        0.0  # of each batch from the data set; 0: it is put into the replay
-    )
-    hidden_sizes: tuple[PositiveInt, ...] = (256, 256)  # widths of each network (of what acts, on a CNN: none)
-    activation: Literal["tanh", "relu", "elu", "gelu", "silu"] = "relu"  # after each hidden layer
-    normalize_observation: bool = False  # by running mean and variance, which are part of the weights
-    normalize_reward: bool = False  # divide by the running deviation of discounted returns
-    compile: bool = False  # compile the loss with torch.compile: some 20 s at the start, faster updates
+    learning_rate: PositiveFloat = option(3e-4, "Adam's step size at the start")
+    learning_rate_decay: Literal["none", "linear"] = option("none", "linear: to 0 at the last env step")
+    gamma: Fraction = option(0.99, "discount per step")
+    buffer_size: PositiveInt = option(1_000_000, "transitions in replay, over all envs")
+    learning_starts: Count = option(100, "env steps before the first update; actions are random until then")
+    batch_size: PositiveInt = option(256, "transitions per update")
+    train_freq: PositiveInt = option(1, "env steps between updates")
+    gradient_steps: PositiveInt = option(1, "updates each time")
+    round_steps: PositiveInt = option(16, "env steps between visits to the learner and the updates they pay for")
+    n_step: PositiveInt = option(1, "rewards summed before the bootstrap")
+    prioritized: bool = option(False, "sample in proportion to the last TD error")
+    prioritized_alpha: Fraction = option(0.6, "exponent of priorities")
+    prioritized_beta: Fraction = option(0.4, "initial exponent of importance weights; 1 at the end of training")
+    hindsight: Literal["none", "future", "final", "episode"] = option("none", "which steps' achievements become goals")
+    hindsight_goals: PositiveInt = option(4, "goals put in hindsight for each one that the env had given")
+    dataset: str = option("", "your own transitions to start from: an .npz file, or minari:ID")
+    dataset_share: Annotated[float, Meta(ge=0, lt=1)] = option(0.0, "of each batch from the data set; 0: put in replay")
+    hidden_sizes: tuple[PositiveInt, ...] = option((256, 256), "widths of each network (of what acts, on a CNN: none)")
+    activation: Activation = option("relu", "after each hidden layer")
+    normalize_observation: bool = option(False, "by running mean and variance, which are part of the weights")
+    normalize_reward: bool = option(False, "divide by the running deviation of discounted returns")
+    compile: bool = option(False, "compile the loss with torch.compile: some 20 s at the start, faster updates")
 
 
 class OffPolicy(Algorithm):
@@ -78,6 +76,7 @@ class OffPolicy(Algorithm):
 
     Attributes:
         replay: what is learned from.
+        warmed_up: env steps at the end of a warm-up by hand; 0: there was none. The steps before paid for no updates.
         pace_from: env steps and updates from which updates are counted against env steps: where a resumed run got another pace.
         generator: for what an update draws (`torch.randn(..., generator=...)`). It starts anew with each fragment, from a
             seed that depends on the number of updates alone, so that a resumed run draws the same.
@@ -98,6 +97,7 @@ class OffPolicy(Algorithm):
         """
         super().__init__(sync, spec=spec, config=config, **others)
         self.pace_from = (0, 0)
+        self.warmed_up = 0
         if config.dataset_share and not config.dataset:
             raise InputError(
                 f"dataset_share={config.dataset_share} without a data set: name one by dataset, or leave it out"
@@ -131,7 +131,7 @@ class OffPolicy(Algorithm):
             TD errors `[N]`, whose absolute values are the new priorities, and what to log, by name (of tensors the mean).
         """
 
-    def _start_learning(self) -> None:
+    def start_learning(self) -> None:
         config = self.config
         self.generator = torch.Generator(self.device)
         own = self._make_replay(config.buffer_size, self.num_streams, "replay")
@@ -194,16 +194,21 @@ class OffPolicy(Algorithm):
         return torch.compile(loss) if self.config.compile else loss
 
     @property
+    def learning_starts(self) -> int:
+        """Env steps before the first update: what the config says, or more after a warm-up by hand."""
+        return max(self.config.learning_starts, self.warmed_up)
+
+    @property
     def warming_up(self) -> bool:
         """Whether actions are to be random still."""
-        return self.env_steps < self.config.learning_starts
+        return self.env_steps < self.learning_starts
 
     def update(self, fragment: Fragment) -> dict[str, float]:
         """Store the fragment as the env gave it, then do as many updates as the env steps so far pay for."""
         config = self.config
         self.replay.add(fragment)
         self._note(fragment)
-        pace = (config.learning_starts, config.train_freq, config.gradient_steps)
+        pace = (self.learning_starts, config.train_freq, config.gradient_steps)
         due = updates_due(self.env_steps, self.updates, *pace, self.pace_from)
         if not due or not len(self.replay):
             return {}
@@ -256,12 +261,13 @@ class OffPolicy(Algorithm):
         )
 
     def course(self) -> dict[str, Any]:
-        return {**super().course(), "pace_from": list(self.pace_from)}
+        return {**super().course(), "pace_from": list(self.pace_from), "warmed_up": self.warmed_up}
 
     def resume_course(self, course: Mapping[str, Any], config: Mapping[str, Any]) -> list[tuple[str, str]]:
         """As `Algorithm`. With another pace than that of the checkpoint, updates are counted from here."""
         env_steps, updates = course.get("pace_from", (0, 0))
         self.pace_from = (env_steps, updates)
+        self.warmed_up = course.get("warmed_up", 0)
         changed = [
             f"{name}={value} (was {before})"
             for name in PACE

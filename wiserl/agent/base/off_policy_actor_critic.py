@@ -6,29 +6,30 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 from torch import nn
 
 from wiserl.agent.base.off_policy import OffPolicy, OffPolicyConfig
-from wiserl.core.config import Fraction, NonNegative, PositiveFloat
+from wiserl.core.config import Fraction, NonNegative, PositiveFloat, option
 from wiserl.core.tree import Array
 from wiserl.net.optim import TrainedNetwork, flatten_parameters
 from wiserl.ops.exploration import ActionNoise
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+NoiseKind: TypeAlias = Literal["gaussian", "ornstein_uhlenbeck", "none"]
 
 
 @dataclass(frozen=True)
 class OffPolicyActorCriticConfig(OffPolicyConfig):
     """Hyper-parameters of actor and critics, named as in Stable-Baselines3 where it has them. Steps are env steps."""
 
-    tau: Fraction = 0.005  # share of the networks that their targets take over each time
-    action_noise: Literal["gaussian", "ornstein_uhlenbeck", "none"] = "none"  # added to Box actions while training
-    noise_std: NonNegative = 0.1  # standard deviation of what each env step adds to it; actions are in [-1, 1]
-    noise_theta: Fraction = 0.15  # Ornstein-Uhlenbeck: share of the noise that each env step takes away
-    max_grad_norm: PositiveFloat = float("inf")  # bound on each gradient's L2 norm; inf: none
+    tau: Fraction = option(0.005, "share of the networks that their targets take over each time")
+    action_noise: NoiseKind = option("none", "added to Box actions while training")
+    noise_std: NonNegative = option(0.1, "standard deviation of what each env step adds to it; actions are in [-1, 1]")
+    noise_theta: Fraction = option(0.15, "Ornstein-Uhlenbeck: share of the noise that each env step takes away")
+    max_grad_norm: PositiveFloat = option(float("inf"), "bound on each gradient's L2 norm; inf: none")
 
 
 class OffPolicyActorCritic(OffPolicy):

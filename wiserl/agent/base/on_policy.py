@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wiserl.agent.base.algorithm import Algorithm
 from wiserl.core.batch import Fragment
-from wiserl.core.config import Fraction, PositiveFloat, PositiveInt
+from wiserl.core.config import Fraction, PositiveFloat, PositiveInt, option
 from wiserl.core.tree import Array, Nested, tree_map
 from wiserl.net.actor_critic import ActorCritic
 from wiserl.net.choice import NetworkConfig
@@ -23,19 +23,17 @@ from wiserl.ops.tensors import to_tensors
 class OnPolicyConfig(NetworkConfig):
     """Hyper-parameters of learning from rounds, named as in Stable-Baselines3 where it has them."""
 
-    learning_rate: PositiveFloat = 3e-4  # Adam's step size at the start
-    learning_rate_decay: Literal["none", "linear"] = "none"  # linear: to 0 at the last env step
-    gamma: Fraction = 0.99  # discount per step
-    n_steps: PositiveInt = 2048  # steps of each env per update round
-    batch_size: PositiveInt = 64  # rows per minibatch
-    n_epochs: PositiveInt = 10  # passes over a round's data
-    max_grad_norm: PositiveFloat = 0.5  # bound on the gradient's L2 norm; inf: none
-    max_policy_lag: PositiveInt | None = (
-        None  # async: drop fragments older than this many weight versions per runner; none: learn from all
-    )
-    normalize_observation: bool = False  # by running mean and variance, which are part of the weights
-    normalize_reward: bool = False  # divide by the running deviation of discounted returns
-    compile: bool = False  # compile the loss with torch.compile: some 20 s at the start, faster updates
+    learning_rate: PositiveFloat = option(3e-4, "Adam's step size at the start")
+    learning_rate_decay: Literal["none", "linear"] = option("none", "linear: to 0 at the last env step")
+    gamma: Fraction = option(0.99, "discount per step")
+    n_steps: PositiveInt = option(2048, "steps of each env per update round")
+    batch_size: PositiveInt = option(64, "rows per minibatch")
+    n_epochs: PositiveInt = option(10, "passes over a round's data")
+    max_grad_norm: PositiveFloat = option(0.5, "bound on the gradient's L2 norm; inf: none")
+    max_policy_lag: PositiveInt | None = option(None, "async: versions per runner a fragment may be behind; none: any")
+    normalize_observation: bool = option(False, "by running mean and variance, which are part of the weights")
+    normalize_reward: bool = option(False, "divide by the running deviation of discounted returns")
+    compile: bool = option(False, "compile the loss with torch.compile: some 20 s at the start, faster updates")
 
 
 class OnPolicy(Algorithm):
@@ -53,6 +51,10 @@ class OnPolicy(Algorithm):
     def steps_per_fragment(cls, config: OnPolicyConfig, sync: bool, runners: int, envs: int) -> int:
         """One fragment is the data of one update round, or a runner's part of it."""
         return config.n_steps
+
+    @property
+    def max_policy_lag(self) -> int | None:
+        return self.config.max_policy_lag
 
     def _reward(self, fragment: Fragment) -> Array:
         """The rewards to learn from `[T, E, A]`: counted and scaled with `normalize_reward`, else as the env gave them."""
