@@ -14,8 +14,9 @@ from typing import Any
 from benchmarks import scores, speed
 from wiserl.agent.catalogue import algorithm_class, algorithm_names
 from wiserl.cli.describe import options, written
-from wiserl.experiment.options import RunConfig, presets
+from wiserl.experiment.options import presets
 from wiserl.net.layers import LAYERS
+from wiserl.training.plan import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

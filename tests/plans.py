@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wiserl.agent.catalogue import algorithm_class
+from wiserl.agent.catalogue import find_algorithm
 from wiserl.core.config import make_config, to_plain
 from wiserl.env.make import EnvLike, make_env
 from wiserl.env.rows import read_spec
@@ -30,7 +30,8 @@ def make_plan(folder: Path, algo: str, env: EnvLike, config: dict[str, Any] | No
     probe = make_env(env, env_kwargs or {})
     spec = read_spec(probe, env)
     probe.close()
-    made = make_config(algorithm_class(algo).config_class, SMALL.get(algo, {}) | (config or {}), algo)
+    found = find_algorithm(algo)
+    made = make_config(found.algorithm.config_class, SMALL.get(algo, {}) | (config or {}), algo)
     manifest = {
         "algo": algo,
         "env": str(env),
@@ -38,10 +39,17 @@ def make_plan(folder: Path, algo: str, env: EnvLike, config: dict[str, Any] | No
         "spec": spec.to_json(),
         "config": to_plain(made),
     }
-    values = {"total_steps": 1000, "runners": 1, "envs": 2, "seed": 0, "device": "cpu", "run_dir": str(folder)}
-    values |= {"checkpoint_every": 10_000, "eval_every": 0, "keep_checkpoints": 3, "save_replay": True}
-    values |= {"max_inflight": 1, "log_every": 100, "resume": False} | changes
-    return TrainPlan(algo=algo, spec=spec, config=made, manifest={**manifest, "seed": values["seed"]}, **values)
+    values = {"total_steps": 1000, "envs": 2, "seed": 0, "device": "cpu", "run_dir": str(folder)}
+    values |= {"checkpoint_every": 10_000, "max_inflight": 1, "log_every": 100, "resume": False} | changes
+    return TrainPlan(
+        algo=found,
+        env=env,
+        env_kwargs=env_kwargs or {},
+        spec=spec,
+        config=made,
+        manifest={**manifest, "seed": values["seed"]},
+        **values,
+    )
 
 
 def start(plan: TrainPlan, env: EnvLike, steps: int, vector: str = "inline", env_kwargs: dict[str, Any] | None = None,

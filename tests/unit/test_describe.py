@@ -11,7 +11,7 @@ from msgspec import Meta
 from wiserl.agent.catalogue import algorithm_class, algorithm_names
 from wiserl.cli.describe import Option, options
 from wiserl.core.config import ConfigType, Fraction, PositiveFloat, PositiveInt, field_names, meaning, meanings, option
-from wiserl.experiment.options import RunConfig
+from wiserl.training.plan import RunConfig
 
 
 @dataclass(frozen=True)

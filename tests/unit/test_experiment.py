@@ -16,6 +16,7 @@ import wiserl
 from tests.envs import BoxObs, Chain
 from wiserl.experiment import experiment
 from wiserl.experiment.console import Console
+from wiserl.experiment.options import read_options
 from wiserl.run_folder.checkpoint import open_checkpoint
 from wiserl.run_folder.claim import claim
 from wiserl.transport.registry import WiseRL
@@ -71,7 +72,7 @@ def experiments(run_dir: Path | None) -> Iterator[experiment.Experiment]:
     if run_dir is not None:
         options["run_dir"] = str(run_dir)
     while True:
-        run, hyper = experiment.read_options("ppo", "tests.envs:BoxObs", None, None, options)
+        run, hyper = read_options("ppo", "tests.envs:BoxObs", None, None, options)
         yield experiment.Experiment(run, hyper, resume=False)
 
 
@@ -356,7 +357,7 @@ def test_the_summary_says_what_happened(tmp_path, capsys):
 def test_runners_share_the_cores_between_their_env_workers(tmp_path, monkeypatch):
     monkeypatch.setattr("wiserl.transport.local.available_cores", lambda: 7)
     options = {key: value for key, value in TINY.items() if key != "quiet"} | {"runners": 2, "envs": 4}
-    run, hyper = experiment.read_options(
+    run, hyper = read_options(
         "ppo", "CartPole-v1", None, None, {**options, "vector": "process", "run_dir": str(tmp_path / "run")}
     )
     with closing(WiseRL("local")) as wise_rl:
@@ -371,8 +372,10 @@ def test_runners_share_the_cores_between_their_env_workers(tmp_path, monkeypatch
 @pytest.mark.parametrize(("cores", "expected"), [(7, 3), (1, 1)])
 def test_the_estimate_of_worker_processes_counts_the_cores_a_runner_may_use(tmp_path, monkeypatch, cores, expected):
     asked = []
-    monkeypatch.setattr(experiment, "available_cores", lambda: cores)
-    monkeypatch.setattr(experiment, "choose_vector", lambda *args: asked.append(args[3]) or ("inline", ""))
+    monkeypatch.setattr("wiserl.experiment.prepare.available_cores", lambda: cores)
+    monkeypatch.setattr(
+        "wiserl.experiment.prepare.choose_vector", lambda *args: asked.append(args[3]) or ("inline", "")
+    )
     train(run_dir=tmp_path / "run", runners=2, vector="auto")
     assert asked == [expected]
 

@@ -138,6 +138,13 @@ def test_a_class_is_trained_saved_by_its_name_and_opened_by_it(tmp_path, monkeyp
     assert weights_file(tmp_path / "class") == weights_file(tmp_path / "name")
 
 
+def test_a_run_goes_on_under_the_name_it_was_begun_with(tmp_path):
+    """Of a class that was found in another module than its own."""
+    name = "tests.algorithms:DQN"
+    train(name, tmp_path / "run")
+    assert train(name, None, resume=tmp_path / "run", total_steps=2 * OPTIONS["total_steps"])["algo"] == name
+
+
 def test_a_subclass_that_changes_nothing_trains_as_the_built_in_one(tmp_path):
     class Same(DQN):
         pass

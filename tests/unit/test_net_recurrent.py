@@ -50,23 +50,20 @@ def test_unrolling_is_stepping_forward_and_backward(cell, steps, rows, share, se
     reset = torch.rand(steps, rows, generator=generator) < share
     weights = torch.randn(steps, rows, 4, generator=generator)
     results = []
-    for way in (core.unroll, lambda *given: stepped(core, *given), lambda *given: (core.outputs(*given), None)):
+    for way in (core.unroll, lambda *given: stepped(core, *given)):
         inputs = [features.clone().requires_grad_(), memory.clone().requires_grad_()]
         out, after = way(*inputs, reset)
         loss = (out * weights).sum()
-        with_memory = loss if after is None else loss + (after * after).sum()
+        with_memory = loss + (after * after).sum()
         wanted = [*inputs, *core.parameters()]
         results.append(
             (out, after, torch.autograd.grad(loss, wanted, retain_graph=True), torch.autograd.grad(with_memory, wanted))
         )
-    (out, after, gradients, all_gradients), (expected, last, of_steps, all_of_steps), (alone, _, of_outputs, _) = (
-        results
-    )
+    (out, after, gradients, all_gradients), (expected, last, of_steps, all_of_steps) = results
     close = {"rtol": 1e-5, "atol": 1e-5}
     torch.testing.assert_close(out, expected, **close)
-    torch.testing.assert_close(alone, expected, **close)
     torch.testing.assert_close(after, last, **close)
-    for mine, stepwise in ((gradients, of_steps), (of_outputs, of_steps), (all_gradients, all_of_steps)):
+    for mine, stepwise in ((gradients, of_steps), (all_gradients, all_of_steps)):
         for one, other in zip(mine, stepwise, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
@@ -105,7 +102,7 @@ def test_nothing_to_unroll_gives_nothing(cell, shape):
     out, after = core.unroll(torch.zeros(*shape, 3), memory, torch.zeros(shape, dtype=torch.bool))
     assert out.shape == (*shape, 4)
     torch.testing.assert_close(after, memory)
-    assert core.outputs(torch.zeros(*shape, 3), memory, torch.zeros(shape, dtype=torch.bool)).shape == (*shape, 4)
+    assert core.unroll(torch.zeros(*shape, 3), memory)[0].shape == (*shape, 4)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -192,7 +189,6 @@ def test_an_encoder_with_memory_unrolls_as_it_steps(net, cell, space, memory):
     obs, reset = draw(), torch.zeros(5, 2, dtype=torch.bool)
     reset[2, 1] = True
     out, after = encoder.unroll(obs, torch.zeros(2, memory), reset)
-    torch.testing.assert_close(encoder.outputs(obs, torch.zeros(2, memory), reset), out)
     remembered = torch.zeros(2, memory)
     for step in range(5):
         now = {name: leaf[step] for name, leaf in obs.items()} if isinstance(obs, dict) else obs[step]

@@ -1,4 +1,4 @@
-"""The options of a run: where they come from, which wins, what is refused, what follows from them."""
+"""The options of a run: where they come from, which wins, what is refused."""
 
 from __future__ import annotations
 
@@ -6,22 +6,17 @@ import json
 from dataclasses import dataclass
 
 import pytest
-import torch
 
 from tests.envs import Chain
 from wiserl.agent.ppo import PPO, PPOConfig
 from wiserl.core.config import PositiveInt
 from wiserl.experiment.options import (
     RUN_OPTIONS,
-    backend_for,
-    learner_device,
     presets,
     read_config_file,
     resolve,
     run_options_of,
-    with_defaults,
 )
-from wiserl.util.device import check_device
 from wiserl.util.errors import InputError
 
 
@@ -162,20 +157,6 @@ def test_a_bad_config_file_is_refused_in_one_line(tmp_path, text, message):
     assert "\n" not in str(error.value)
 
 
-def test_auto_is_local_for_one_runner_and_ray_for_more_where_it_is_installed(monkeypatch):
-    monkeypatch.delenv("WISERL_BACKEND", raising=False)
-    one, two = options(runners=1)[0], options(runners=2)[0]
-    assert (backend_for(one), backend_for(two)) == ("local", "ray")
-    assert backend_for(options(runners=2, backend="local")[0]) == "local"
-    monkeypatch.setenv("WISERL_BACKEND", "local")
-    assert backend_for(two) == "local"
-    monkeypatch.delenv("WISERL_BACKEND")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert backend_for(two) == "local"
-    with pytest.raises(InputError, match="needs the package ray"):
-        backend_for(options(backend="ray")[0])
-
-
 def saved_run(folder, hyperparameters=None, **changes):
     run = {
         "algo": "ppo",
@@ -226,49 +207,6 @@ def test_a_folder_without_a_run_or_with_a_broken_one_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json' is corrupt"):
         run_options_of(tmp_path, {})
-
-
-def test_checkpoints_come_five_in_a_run_unless_said_otherwise():
-    run = options(total_steps=1000)[0]
-    assert with_defaults(run, 10, ("cpu", 0.0)).checkpoint_every == 200
-    assert with_defaults(run, 500, ("cpu", 0.0)).checkpoint_every == 500, "not oftener than there are rounds"
-    assert with_defaults(options(checkpoint_every=7)[0], 10, ("cpu", 0.0)).checkpoint_every == 7
-
-
-@pytest.mark.parametrize(
-    ("device", "gpus", "has_cuda", "backend", "expected"),
-    [
-        ("auto", 0, False, "local", ("cpu", 0.0)),
-        ("auto", 0, True, "local", ("cuda", 0.0)),
-        ("cpu", 0, True, "local", ("cpu", 0.0)),
-        ("cuda:1", 0, True, "local", ("cuda:1", 0.0)),
-        ("auto", 0, False, "ray", ("cpu", 0.0)),
-        ("auto", 0, True, "ray", ("cuda", 1.0)),
-        ("auto", 0.5, False, "ray", ("cuda", 0.5)),
-        ("cuda", 0, False, "ray", ("cuda", 1.0)),
-        ("cpu", 0, True, "ray", ("cpu", 0.0)),
-    ],
-)
-def test_the_learner_uses_a_gpu_where_there_is_one(monkeypatch, device, gpus, has_cuda, backend, expected):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert learner_device(options(device=device, learner_gpus=gpus)[0], backend) == expected
-
-
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match="device 'cuda' was asked for, but PyTorch finds no GPU here; use cpu"):
-        learner_device(options(device="cuda")[0], "local")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(InputError, match="device 'cuda:2' was asked for, but PyTorch finds GPUs 0 to 1; use cpu"):
-        learner_device(options(device="cuda:2")[0], "local")
-
-
-@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:-1", "auto", ""])
-def test_what_is_no_device_is_refused(name):
-    with pytest.raises(InputError, match=f"unknown device '{name}': expected cpu, cuda or cuda:INDEX"):
-        check_device(name)
 
 
 def test_an_env_may_be_a_callable():

@@ -13,7 +13,7 @@ from tests.fragments import make_fragment, make_spec
 from wiserl.agent.ppo import PPO, PPOConfig
 from wiserl.core.memory import RowMemory
 from wiserl.core.spec import EnvSpec
-from wiserl.ops.sequences import begins, cut, sequence_minibatches
+from wiserl.ops.sequences import Sequences, begins, sequence_minibatches
 
 
 def test_an_episode_begins_after_an_end_and_where_an_agent_joins():
@@ -29,38 +29,50 @@ def test_an_episode_begins_after_an_end_and_where_an_agent_joins():
     ]
 
 
-@given(st.integers(1, 9), st.integers(1, 4), st.integers(1, 9))
-def test_cut_sequences_hold_every_step_once_in_order(steps, rows, length):
-    data = torch.arange(1, steps * rows + 1).view(steps, rows)
-    found = cut({"a": data}, length)["a"]
-    assert found.shape == (length, -(-steps // length) * rows)
-    for sequence in range(found.shape[1]):
-        first, row = sequence // rows * length, sequence % rows
-        expected = data[first : first + length, row].tolist()
-        assert found[:, sequence].tolist() == expected + [0] * (length - len(expected))
-
-
-@given(st.integers(1, 40), st.integers(0, 5))
-def test_an_epoch_has_every_living_step_once(size, seed):
+def random_fragment(seed: int, steps: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    data = {
-        "obs": torch.arange(5 * 7).view(5, 7),
-        "reset": torch.from_numpy(rng.random((5, 7)) < 0.3),
-        "memory": torch.arange(7.0).unsqueeze(1),
-        "living": torch.from_numpy(rng.random((5, 7)) < 0.7),
-        "action": torch.arange(5 * 7).view(5, 7),
-        "advantage": torch.randn(5, 7),
-    }
+    shape = (steps, 3, 2)
+    ended = rng.random(shape) < 0.3
+    terminated = ended & (rng.random(shape) < 0.5)
+    fragment = {"reward": np.zeros(shape), "terminated": terminated, "truncated": ended & ~terminated}
+    return {**fragment, "alive": rng.random(shape) < 0.7} if seed % 2 else fragment
+
+
+@given(st.integers(0, 200), st.integers(1, 12), st.integers(1, 13))
+def test_sequences_hold_every_living_step_once_in_order_and_no_beginning_inside(seed, steps, length):
+    fragment = random_fragment(seed, steps)
+    found, fresh = Sequences.of(fragment, length), begins(fragment).reshape(steps, 6)
+    alive = fragment.get("alive", np.ones((steps, 3, 2), bool)).reshape(steps, 6)
+    assert sorted(found.source[found.living].tolist()) == np.flatnonzero(alive).tolist()
+    for sequence, part in enumerate(found.part.tolist()):
+        kept = int(np.flatnonzero(found.living[:, sequence])[-1]) + 1
+        time, row = np.divmod(found.source[:kept, sequence], 6)
+        assert kept <= length
+        assert (row == row[0]).all()
+        assert (np.diff(time) == 1).all()
+        assert not fresh[time[1:], row[1:]].any()
+        assert fresh[time[0], row[0]] if part < 0 else part == time[0] // length * 6 + row[0]
+        assert part < 0 or time[0] % length == 0
+
+
+@given(st.integers(0, 200), st.integers(1, 12), st.integers(1, 40))
+def test_an_epoch_has_every_living_step_once(seed, steps, size):
+    fragment, rng = random_fragment(seed, steps), np.random.default_rng(seed)
+    sequences = Sequences.of(fragment, 5)
+    rows = {"obs": torch.arange(6 * steps), "action": torch.arange(6 * steps), "advantage": torch.arange(6.0 * steps)}
+    parts = torch.arange(1.0, 6 * -(-steps // 5) + 1).unsqueeze(1)
+    data = {**sequences.take(rows), "memory": sequences.memory(parts), "living": sequences}
     seen = []
     for batch in sequence_minibatches(data, size, rng, "advantage"):
-        assert batch["obs"].shape == (5, max(1, min(size // 5, 7))) or batch["obs"].shape[1] < size // 5
         assert torch.equal(batch["obs"].flatten()[batch["living"]], batch["action"])
-        assert torch.equal(batch["memory"][:, 0], batch["obs"][0].float())
-        assert torch.equal(batch["reset"], data["reset"][:, batch["obs"][0]])
+        first, row = np.divmod(batch["obs"][0].numpy(), 6)
+        expected = np.where(begins(fragment).reshape(steps, 6)[first, row], 0.0, first // 5 * 6 + row + 1.0)
+        assert batch["memory"][:, 0].tolist() == expected.tolist()
         if len(batch["advantage"]) > 1:
             assert float(batch["advantage"].mean()) == pytest.approx(0.0, abs=1e-5)
+        assert len(batch["action"]) < size + 5
         seen += batch["action"].tolist()
-    assert sorted(seen) == data["action"][data["living"]].tolist()
+    assert sorted(seen) == sorted(sequences.source[sequences.living].tolist())
 
 
 def ppo(spec: EnvSpec, **changes) -> PPO:
@@ -133,7 +145,7 @@ def test_learning_sees_what_acting_saw(steps, length, seed, cell, torch_acts, co
         torch.testing.assert_close(value, batch["value"], atol=1e-5, rtol=1e-4)
         count += len(value)
     assert count == alive.sum()
-    learned = data["value"].numpy()[data["living"].numpy()] if "living" in data else data["value"].numpy().ravel()
+    learned = data["value"].numpy()[data["living"].living]
     np.testing.assert_allclose(np.sort(learned), np.sort(np.stack(values)[alive]), atol=1e-5)
 
 

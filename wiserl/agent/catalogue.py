@@ -5,14 +5,29 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from wiserl.agent.base.algorithm import Algorithm
 from wiserl.util.errors import InputError, nearest
 from wiserl.util.imports import import_module
 
-AlgoLike: TypeAlias = str | type[Algorithm]
-"""What names an algorithm: one of `algorithm_names`, `module:Class` of a user's own, or the class itself."""
+
+@dataclass(frozen=True)
+class Algo:
+    """An algorithm that was asked for and found.
+
+    Attributes:
+        name: by which it is saved and named in messages.
+        algorithm: its class; where a learner runs on another machine, the name may mean nothing.
+    """
+
+    name: str
+    algorithm: type[Algorithm]
+
+
+AlgoLike: TypeAlias = str | type[Algorithm] | Algo
+"""What names an algorithm: one of `algorithm_names`, `module:Class` of a user's own, the class itself, or what was found by it."""
 
 _WHERE = {"ddpg": "DDPG", "dqn": "DQN", "ppo": "PPO", "qrdqn": "QRDQN", "sac": "SAC", "sarsa": "SARSA", "td3": "TD3"}
 
@@ -22,14 +37,26 @@ def algorithm_names() -> list[str]:
     return sorted(_WHERE)
 
 
-def algorithm_name(algo: AlgoLike) -> str:
+def find_algorithm(algo: AlgoLike) -> Algo:
+    """The algorithm of that name or class.
+
+    Raises:
+        InputError: as `algorithm_class`.
+    """
+    if isinstance(algo, Algo):
+        return algo
+    algorithm = algorithm_class(algo)
+    return Algo(algorithm_name(algo), algorithm)
+
+
+def algorithm_name(algo: str | type[Algorithm]) -> str:
     """The name by which an algorithm is saved: a name as it is; of a class the built-in name, or `module:Class`."""
     if isinstance(algo, str):
         return algo
     return _builtin_name(algo) or f"{algo.__module__}:{algo.__qualname__}"
 
 
-def algorithm_class(algo: AlgoLike) -> type[Algorithm]:
+def algorithm_class(algo: str | type[Algorithm]) -> type[Algorithm]:
     """The class of an algorithm. One that is handed over is found by its name from then on, in this process.
 
     Raises:

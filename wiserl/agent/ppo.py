@@ -150,7 +150,7 @@ class PPO(OnPolicy):
         config, policy = self.config, self.policy
         data, explained = self._prepare(fragment)
         rate = self._learning_rate(fragment)
-        if not len(data["advantage"]):  # a fragment of nothing but rows that are being reset
+        if not data["advantage"].numel():  # a fragment of nothing but rows that are being reset
             return {}
         standardized = "advantage" if config.normalize_advantage else None
         logs: list[Tensor] = []
@@ -181,9 +181,10 @@ class PPO(OnPolicy):
         """
         config, policy, alive = self.config, self.policy, fragment.get("alive")
         shape = fragment["reward"].shape
+        length = min(config.sequence_length or shape[0], shape[0])
         with torch.no_grad():
             obs = policy.normalize(to_tensors(fragment["obs"], self.device, skip_axes=3))
-            unrolled = self._unroll(policy, obs, fragment) if self.memory_size else None
+            unrolled = self._unroll(policy, obs, fragment, length) if self.memory_size else None
             value = (policy.value(obs) if unrolled is None else unrolled[1]).cpu().numpy().reshape(shape)
             last, final = (self._value_at(name, fragment).reshape(-1, shape[2]) for name in ("last", "final"))
         following = next_values(fragment, value, last, final)
@@ -201,7 +202,7 @@ class PPO(OnPolicy):
         data = {"obs": obs, **to_tensors(rows, self.device, skip_axes=3)}
         explained = explained_variance(*((target, value) if alive is None else (target[alive], value[alive])))
         if unrolled is not None:
-            data = self._cut(data, unrolled[2], fragment)
+            data = self._as_sequences(data, unrolled[2], fragment, length)
         elif alive is not None:
             living = self._living(fragment)
             data = tree_map(lambda leaf: leaf[living], data)

@@ -180,7 +180,7 @@ def _list_options(algo: str | None) -> None:
 
     from wiserl.agent.catalogue import algorithm_class, algorithm_names
     from wiserl.cli.describe import option_table
-    from wiserl.experiment.options import RunConfig
+    from wiserl.training.plan import RunConfig
 
     if algo is None:
         raise InputError(f"list options: of which algorithm? Give one of {', '.join(algorithm_names())}")

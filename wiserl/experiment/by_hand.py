@@ -25,8 +25,9 @@ from wiserl.core.config import Count, convert
 from wiserl.core.tree import Array, tree_map
 from wiserl.env.make import EnvLike
 from wiserl.experiment.console import Console
-from wiserl.experiment.experiment import AGENT, Experiment, read_options
+from wiserl.experiment.experiment import AGENT, Experiment
 from wiserl.experiment.monitor import Monitor
+from wiserl.experiment.options import read_options
 from wiserl.experiment.signals import StopSignals
 from wiserl.net.normalize import normalizers
 from wiserl.ops.tensors import to_tensors
@@ -183,7 +184,7 @@ class RunByHand:
         found = normalizers(self.algorithm.policy)
         if not found:
             raise InputError(
-                f"{self._experiment.run.algo} as configured keeps no running normaliser of observations, so there is nothing to "
+                f"{self._experiment.run.algo.name} as configured keeps no running normaliser of observations, so there is nothing to "
                 "burn in: leave it out, or set normalize_observation=True"
             )
         for fragment in self.runner.random_fragments(env_steps):
@@ -208,7 +209,7 @@ class RunByHand:
         total, end = self._experiment.run.total_steps, self.env_steps + env_steps
         if not isinstance(self.algorithm, OffPolicy):
             raise InputError(
-                f"{self._experiment.run.algo} has no replay to warm up: it learns from what it has just sampled"
+                f"{self._experiment.run.algo.name} has no replay to warm up: it learns from what it has just sampled"
             )
         if self.updates:
             raise InputError(f"warm_up after {self.updates} updates: expected before the first one")

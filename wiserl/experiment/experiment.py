@@ -5,44 +5,28 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wiserl.agent.catalogue import AlgoLike, algorithm_class, algorithm_name
-from wiserl.core.config import to_plain
-from wiserl.core.spec import EnvSpec
-from wiserl.env.goal_reward import GoalReward
-from wiserl.env.make import EnvLike, env_id, make_env
-from wiserl.env.rows import read_spec
-from wiserl.env.vector.choose import choose_vector
+from wiserl.agent.catalogue import AlgoLike
+from wiserl.env.make import EnvLike, env_id
 from wiserl.experiment.console import Console
 from wiserl.experiment.monitor import Monitor
-from wiserl.experiment.options import (
-    RunConfig,
-    backend_for,
-    learner_device,
-    preset_for,
-    read_config_file,
-    resolve,
-    run_options_of,
-    with_defaults,
-)
+from wiserl.experiment.options import preset_for, read_options
+from wiserl.experiment.prepare import prepare, take_folder
 from wiserl.experiment.signals import StopSignals
 from wiserl.run_folder.checkpoint import can_resume
-from wiserl.run_folder.claim import SUMMARY, claim, finished, reopen, write_json
+from wiserl.run_folder.claim import SUMMARY, write_json
 from wiserl.run_folder.metrics import MetricsWriter
 from wiserl.training.gym_runner import GymRunner, GymRunnerArgs
-from wiserl.training.plan import TrainPlan
+from wiserl.training.plan import RunConfig
 from wiserl.training.training_agent import TrainingAgent
 from wiserl.training.transform import Transform
 from wiserl.transport.backend import RunnerGroup
 from wiserl.transport.registry import WiseRL
-from wiserl.util.cores import available_cores
-from wiserl.util.errors import InputError, Interrupted, LearnerLost
+from wiserl.util.errors import Interrupted, LearnerLost
 
 AGENT = "learner"
 
@@ -73,76 +57,25 @@ def train(algo: AlgoLike, env: EnvLike, *, config: str | Path | Mapping[str, Any
     return Experiment(run, hyper, resume is not None, transform).execute(quiet, json_summary)
 
 
-def read_options(algo: AlgoLike, env: EnvLike, config: str | Path | Mapping[str, Any] | None, resume: str | Path | None,
-                 options: Mapping[str, Any]) -> tuple[RunConfig, Any]:  # fmt: skip
-    """The run's options and the algorithm's configuration that these arguments of `train` come to."""
-    given = read_config_file(config) if isinstance(config, str | Path) else dict(config or {})
-    given.update(options)
-    if resume is not None:
-        saved_algo, saved_env, given = run_options_of(Path(resume), given)
-        name = algorithm_name(algo)
-        if (name, env_id(env)) != (saved_algo, saved_env):
-            raise InputError(
-                f"the run in '{resume}' trains {saved_algo} on {saved_env}, not {name} on {env_id(env)}; resume it with those names"
-            )
-    return resolve(algo, env, given, use_preset=resume is None)
-
-
 class Experiment:
     """One run: its resolved options, its folder, and what happens in it.
 
     Attributes:
-        run: its options, what depends on the machine filled in.
-        claimed: the run folder.
-        folder: its path.
+        prepared: what was decided before it begins.
+        run: its options, nothing left open.
         backend: `local` or `ray`.
         resume: whether it goes on from a checkpoint.
+        claimed: the run folder.
+        folder: its path.
         finished: the summary of a resumed run that has no env steps left to do; None where there are some.
     """
 
-    def __init__(self, run: RunConfig, hyper: Any, resume: bool, transform: Transform | None = None) -> None:
+    def __init__(self, run: RunConfig, config: Any, resume: bool, transform: Transform | None = None) -> None:
         self._begun = time.time()
-        GymRunnerArgs.check_transform(transform)
-        self._hyper, self.resume, self._transform = hyper, resume, transform
-        algorithm = algorithm_class(run.algo)
-        probe = make_env(run.env, run.env_kwargs)
-        self._spec: EnvSpec = dataclasses.replace(
-            read_spec(probe, run.env), goal_reward=GoalReward(run.env, run.env_kwargs)
-        )
-        probe.close()
-        algorithm(spec=self._spec, config=hyper)  # an env it cannot do is refused here, before anything is started
-        self._vector_reason = ""
-        if run.vector == "auto":
-            cores = max(available_cores() // run.runners, 1)  # of other machines nothing is known yet
-            vector, self._vector_reason = choose_vector(run.env, run.env_kwargs, run.envs, cores)
-            run = dataclasses.replace(run, vector=vector)
-        self._steps = algorithm.steps_per_fragment(hyper, run.sync, run.runners, run.envs)
-        inflight = run.max_inflight or (1 if algorithm.on_policy else 2)
-        self.backend = backend_for(run)
-        device = learner_device(run, self.backend)
-        run = with_defaults(run, self._steps * run.runners * run.envs, device)
-        self.run = dataclasses.replace(run, max_inflight=inflight)
-        self.finished: dict[str, Any] | None = None
-        if resume:
-            path = Path(str(run.run_dir))
-            self.finished = finished(path, run.total_steps)
-            self.claimed = reopen(path, self._config(path), self.finished is not None)
-        else:
-            name = run.run_dir or "runs/" + re.sub("[/:]", "-", f"{run.algo}-{env_id(run.env)}-s{run.seed}")
-            self.claimed = claim(name, not run.run_dir, self._config)
+        self.prepared = prepare(run, config, transform)
+        self.run, self.backend, self.resume = self.prepared.run, self.prepared.backend, resume
+        self.claimed, self.finished = take_folder(self.prepared, resume)
         self.folder = self.claimed.path
-
-    def _config(self, folder: Path) -> dict[str, Any]:
-        """What `config.json` holds."""
-        run = self.run
-        return {
-            "run": {**to_plain(dataclasses.replace(run, env=env_id(run.env))), "run_dir": str(folder)},
-            "hyperparameters": to_plain(self._hyper),
-            "algo": run.algo,
-            "env": env_id(run.env),
-            "backend": self.backend,
-            "transform": env_id(self._transform) if self._transform else None,
-        }
 
     def execute(self, quiet: bool, json_summary: bool) -> dict[str, Any]:
         """Train, evaluate, write the summary."""
@@ -154,11 +87,11 @@ class Experiment:
             with console:
                 if run.preset and not self.resume and preset_for(run.algo, run.env):
                     console.message(
-                        f"preset: {run.algo} on {env_id(run.env)} (`wiserl list presets` has its options; without it: --no-preset, in "
+                        f"preset: {run.algo.name} on {env_id(run.env)} (`wiserl list presets` has its options; without it: --no-preset, in "
                         "Python preset=False)"
                     )
-                if self._vector_reason:
-                    console.message(f"vector env: {self._vector_reason}")
+                if self.prepared.vector_reason:
+                    console.message(f"vector env: {self.prepared.vector_reason}")
                 monitor = Monitor(run, folder, console, metrics, signals, local=self.backend == "local")
                 if self.resume:
                     monitor.forget_after_checkpoint()
@@ -172,11 +105,11 @@ class Experiment:
             summary = self.summarise(monitor, restarts)
         if signum is not None:
             console.warning(f"stopped at {summary['env_steps']:,} env steps and saved; go on with "
-                            f"`wiserl train {run.algo} {env_id(run.env)} --resume {folder}`")  # fmt: skip
+                            f"`wiserl train {run.algo.name} {env_id(run.env)} --resume {folder}`")  # fmt: skip
             raise Interrupted(signum)
         console.summary(summary, folder)
         if not summary["updates"]:
-            starts = getattr(self._hyper, "learning_starts", None)
+            starts = getattr(self.prepared.config, "learning_starts", None)
             later = "" if starts is None else f" (learning_starts={starts})"
             console.warning(
                 f"nothing was learned: training ended after {summary['env_steps']:,} env steps, before the first update{later}; "
@@ -199,7 +132,7 @@ class Experiment:
             try:
                 runners = self.connect(wise_rl, self.resume or attempt > 0)
                 monitor.watch(lambda method, *arguments, to=wise_rl: to.call(AGENT, method, *arguments))
-                monitor.begin(self._steps)
+                monitor.begin(self.prepared.steps)
                 restarts = wise_rl.start_all_runners(runners, poll=monitor.poll, max_restarts=self.run.max_restarts)
                 monitor.finish()
                 return restarts
@@ -224,53 +157,20 @@ class Experiment:
         """
         run = self.run
         resource = {"num_gpus": run.learner_gpus} if run.learner_gpus else None
-        wise_rl.make_agent(
-            AGENT, TrainingAgent, sync=run.sync, resource=resource, plan=self._plan(resume and can_resume(self.folder))
-        )
+        plan = self.prepared.plan(self.claimed, resume and can_resume(self.folder))
+        wise_rl.make_agent(AGENT, TrainingAgent, sync=run.sync, resource=resource, plan=plan)
         args = GymRunnerArgs(
-            AGENT, run.env, run.envs, self._steps, run.seed, run.vector, run.env_kwargs, self._transform,
-            workers=max(wise_rl.backend.cores() // run.runners, 1),
+            AGENT, run.env, run.envs, self.prepared.steps, run.seed, run.vector, run.env_kwargs,
+            self.prepared.transform, workers=max(wise_rl.backend.cores() // run.runners, 1),
         )  # fmt: skip
         return wise_rl.make_runner("runner", GymRunner, args, num=run.runners)
-
-    def _plan(self, resume: bool) -> TrainPlan:
-        run = self.run
-        manifest = {
-            "algo": run.algo,
-            "env": env_id(run.env),
-            "env_kwargs": run.env_kwargs,
-            "spec": self._spec.to_json(),
-            "config": to_plain(self._hyper),
-            "seed": run.seed,
-        }
-        return TrainPlan(
-            algo=algorithm_class(run.algo),  # the class: where the learner runs, its name may mean nothing
-            spec=self._spec,
-            config=self._hyper,
-            total_steps=run.total_steps,
-            runners=run.runners,
-            envs=run.envs,
-            seed=run.seed,
-            device=run.device,
-            run_dir=str(self.folder.absolute()),
-            manifest=manifest,
-            checkpoint_every=run.checkpoint_every,
-            eval_every=run.eval_every,
-            keep_checkpoints=run.keep_checkpoints,
-            save_replay=run.save_replay,
-            max_inflight=run.max_inflight,
-            log_every=max(run.total_steps // 200, 1),
-            resume=resume,
-            saved_total_steps=self.claimed.before["run"]["total_steps"] if self.claimed.before else 0,
-        )
 
     def summarise(self, monitor: Monitor, restarts: int) -> dict[str, Any]:
         """Write `summary.json`; returns what it holds."""
         run, status = self.run, dict(monitor.status)
         first_update_at = status.pop("first_update_at")
         summary = {
-            "algo": run.algo,
-            "env": env_id(run.env),
+            **run.names,
             "seed": run.seed,
             "backend": self.backend,
             "sync": run.sync,

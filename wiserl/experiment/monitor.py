@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from wiserl.experiment.console import Console
-from wiserl.experiment.options import RunConfig
 from wiserl.experiment.signals import StopSignals
 from wiserl.ops.pacing import steps_of_round
 from wiserl.policy.evaluation import run_episodes
 from wiserl.policy.policy import Policy
 from wiserl.run_folder.checkpoint import can_resume, open_checkpoint, point_to
 from wiserl.run_folder.metrics import MetricsWriter, read_metrics
+from wiserl.training.plan import RunConfig
 from wiserl.util.errors import Interrupted
 from wiserl.util.seeding import derive_seed
 

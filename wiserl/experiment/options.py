@@ -2,64 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import yaml
 
-from wiserl.agent.catalogue import AlgoLike, algorithm_class, algorithm_name, algorithm_names
+from wiserl.agent.catalogue import Algo, AlgoLike, algorithm_class, algorithm_name, algorithm_names, find_algorithm
 from wiserl.core.config import (
-    Count,
-    NonNegative,
-    PositiveInt,
     convert,
     defaults_with,
     field_names,
     make_config,
-    meaning,
-    option,
     parse_value,
 )
 from wiserl.env.make import EnvLike, env_id
 from wiserl.net.choice import NetworkConfig, with_net
+from wiserl.training.plan import RunConfig
 from wiserl.util.errors import InputError, nearest
-
-VectorKind: TypeAlias = Literal["auto", "native", "inline", "process"]
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Options of a run. All counts of steps are env steps over all runners and envs."""
-
-    algo: str = field(metadata=meaning("name of the algorithm"))
-    env: Any = field(metadata=meaning("what `make_env` takes"))
-    total_steps: PositiveInt = option(100_000, "env steps to train for; the last round is cut to end there")
-    runners: PositiveInt = option(1, "processes that sample")
-    envs: PositiveInt = option(8, "per runner")
-    vector: VectorKind = option("auto", "how a runner steps its envs; auto measures")
-    backend: Literal["auto", "local", "ray"] = option("auto", "auto: local for one runner, ray for more")
-    device: str = option("auto", "of the learner: cpu, cuda, cuda:1; runners act on the CPU")
-    sync: bool = option(True, "runners wait for every new set of weights")
-    seed: Count = option(0, "of everything random in the run")
-    run_dir: str | None = option(None, "default: runs/ALGO-ENV-sSEED")
-    eval_every: Count = option(0, "env steps; 0: at the end only")
-    eval_episodes: PositiveInt = option(20, "per evaluation")
-    checkpoint_every: Count = option(0, "env steps; 0: five in a run")
-    keep_checkpoints: PositiveInt = option(3, "the newest; last and best stay in any case")
-    save_replay: bool = option(True, "in the newest checkpoint; else a resumed run begins with an empty one")
-    max_inflight: Count = option(0, "async: fragments per runner that may be unanswered; 0: 1 on-policy, 2 off-policy")
-    max_restarts: Count = option(3, "of each runner whose process died, and of the learner")
-    learner_gpus: NonNegative = option(0.0, "GPUs asked of Ray for the learner")
-    preset: bool = option(True, "start from the tuned options of this algorithm and env, where there are some")
-    env_kwargs: dict[str, Any] = field(default_factory=dict, metadata=meaning("arguments of the env"))
-
 
 RUN_OPTIONS = tuple(name for name in field_names(RunConfig) if name not in ("algo", "env", "env_kwargs"))
 
@@ -90,11 +54,11 @@ def presets() -> dict[str, dict[str, dict[str, Any]]]:
     return loaded
 
 
-def preset_for(algo: AlgoLike, env: EnvLike) -> Mapping[str, Any]:
+def preset_for(algo: Algo, env: EnvLike) -> Mapping[str, Any]:
     """The tuned options of an algorithm on an env, none for most. They are those of the algorithm of that name alone: a class
     derived from it has defaults of its own, which they would hide.
     """
-    return presets().get(algorithm_name(algorithm_class(algo)), {}).get(env_id(env), {})
+    return presets().get(algorithm_name(algo.algorithm), {}).get(env_id(env), {})
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:
@@ -117,11 +81,27 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     return loaded
 
 
+def read_options(algo: AlgoLike, env: EnvLike, config: str | Path | Mapping[str, Any] | None, resume: str | Path | None,
+                 options: Mapping[str, Any]) -> tuple[RunConfig, Any]:  # fmt: skip
+    """The run's options and the algorithm's configuration that these arguments of `train` come to."""
+    found = find_algorithm(algo)
+    given = read_config_file(config) if isinstance(config, str | Path) else dict(config or {})
+    given.update(options)
+    if resume is not None:
+        saved_algo, saved_env, given = run_options_of(Path(resume), given)
+        if (found.name, env_id(env)) != (saved_algo, saved_env):
+            raise InputError(
+                f"the run in '{resume}' trains {saved_algo} on {saved_env}, not {found.name} on {env_id(env)}; resume it with those "
+                "names"
+            )
+    return resolve(found, env, given, use_preset=resume is None)
+
+
 def resolve(algo: AlgoLike, env: EnvLike, options: Mapping[str, Any], use_preset: bool = True) -> tuple[RunConfig, Any]:
     """Everything a run needs to know, from what was given: the run's options and the algorithm's configuration.
 
     Args:
-        algo: name of an algorithm, `module:Class` of a user's own, or the class.
+        algo: the algorithm, or what names it.
         env: what `make_env` takes.
         options: run options and hyper-parameters by name; `env.KEY` (or `env_kwargs`) goes to the env, and `network` is `net`.
             None: not given.
@@ -130,11 +110,12 @@ def resolve(algo: AlgoLike, env: EnvLike, options: Mapping[str, Any], use_preset
     Raises:
         InputError: an unknown algorithm or option, a value of the wrong type or out of range.
     """
-    config_class, name = algorithm_class(algo).config_class, algorithm_name(algo)
+    found = find_algorithm(algo)
+    config_class, name = found.algorithm.config_class, found.name
     hyper_names = field_names(config_class)
     wanted = options.get("preset")
     use_preset &= wanted is None or convert(wanted, bool, "preset", "train")
-    preset = preset_for(algo, env) if use_preset else {}
+    preset = preset_for(found, env) if use_preset else {}
     run_values: dict[str, Any] = {"env_kwargs": {}}
     hyper_values: dict[str, Any] = {}
     for source in (preset, with_net(options) if issubclass(config_class, NetworkConfig) else options):
@@ -156,7 +137,7 @@ def resolve(algo: AlgoLike, env: EnvLike, options: Mapping[str, Any], use_preset
                 raise InputError(
                     f"unknown option '{key}' for {name}: {nearest(key, names)}.{_where_to_look(key, name)}"
                 )
-    run = make_config(RunConfig, {**run_values, "algo": name, "env": env}, "train")
+    run = make_config(RunConfig, {**run_values, "algo": found, "env": env}, "train")
     in_round = run.envs * (run.runners if run.sync else 1)
     config: Any = make_config(config_class, {**defaults_with(config_class, in_round), **hyper_values}, name)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", run.device):
@@ -169,17 +150,6 @@ def _where_to_look(option: str, algo: str) -> str:
     having = [name for name in algorithm_names() if option in field_names(algorithm_class(name).config_class)]
     others = f" '{option}' is an option of {', '.join(having)}." if having else ""
     return others if ":" in algo else f"{others} `wiserl list options {algo}` explains those of {algo}"
-
-
-def backend_for(run: RunConfig) -> str:
-    """The backend of a run: what was asked; `auto` is WISERL_BACKEND, else local for one runner and Ray for more."""
-    import os
-
-    from wiserl.transport.registry import resolve_backend
-
-    if run.backend == "auto" and "WISERL_BACKEND" not in os.environ and run.runners == 1:
-        return "local"
-    return resolve_backend(run.backend)
 
 
 def run_options_of(folder: Path, changes: Mapping[str, Any]) -> tuple[str, Any, dict[str, Any]]:
@@ -222,32 +192,3 @@ def _differs(saved: Any, value: Any) -> bool:
     if isinstance(saved, list) or isinstance(value, list):  # layers, or a name where there were layers
         return bool(value != saved)
     return bool(convert_like(saved, value) != saved)
-
-
-def with_defaults(run: RunConfig, steps_per_round: int, device_options: tuple[str, float]) -> RunConfig:
-    """Fill in what depends on the rest: how often to save, the learner's device and its GPUs on Ray."""
-    device, gpus = device_options
-    every = run.checkpoint_every or max(run.total_steps // 5, steps_per_round)
-    return dataclasses.replace(run, checkpoint_every=every, device=device, learner_gpus=gpus)
-
-
-def learner_device(run: RunConfig, backend: str) -> tuple[str, float]:
-    """The device the learner will use, and the GPUs to ask of Ray for it.
-
-    `auto` is a GPU where there is one: in this process, or on Ray if GPUs were asked for or a look at the machine shows one.
-    A GPU on Ray counts from 0 in the learner's process, whichever it is.
-
-    Raises:
-        InputError: a GPU was asked for and this process, which is to use it, has none.
-    """
-    import torch
-
-    from wiserl.util.device import check_device
-
-    if backend == "local":
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if run.device == "auto" else run.device
-        return check_device(device), 0.0
-    wants = run.device.startswith("cuda") or (
-        run.device == "auto" and (run.learner_gpus > 0 or torch.cuda.is_available())
-    )
-    return ("cuda", run.learner_gpus or 1.0) if wants else ("cpu", 0.0)

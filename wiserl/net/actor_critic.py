@@ -121,8 +121,8 @@ class ActorCritic(nn.Module):
 
     def evaluate(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Outputs and values of a batch of rows, or of the living steps of its sequences (`ops.sequences`)."""
-        if "reset" not in batch:
+        if "memory" not in batch:
             return self.outputs(batch["obs"]), self.value(batch["obs"])
-        remembering, living = self._remembering(batch["memory"]), batch.get("living", slice(None))
-        features = [each.outputs(batch["obs"], own, batch["reset"]).flatten(0, 1)[living] for each, own in remembering]
+        found = [encoder.unroll(batch["obs"], own)[0] for encoder, own in self._remembering(batch["memory"])]
+        features = [each.flatten(0, 1).index_select(0, batch["living"]) for each in found]
         return self.outputs_of(features[0]), self.value_of(features[-1])

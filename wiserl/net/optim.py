@@ -94,8 +94,8 @@ class FlatAdam:
         with torch.no_grad():
             kept = self._copies(frozen)
             moments["step"] += 1
-            mean, square, step = (moments[name] for name in ("exp_avg", "exp_avg_sq", "step"))
-            _adam_(self.flat, gradient, mean, square, step, learning_rate, self._eps)
+            mean, square = moments["exp_avg"], moments["exp_avg_sq"]
+            _adam_(self.flat, gradient, mean, square, moments["step"], learning_rate, self._eps)
             for place, before in kept:
                 place.copy_(before)
 

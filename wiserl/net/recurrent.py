@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wiserl.core.tree import Array, Nested, tree_map
+from wiserl.core.tree import Array, Nested, leading_axes, tree_map
 from wiserl.net.encoder import Features
 
 Cell: TypeAlias = Literal["lstm", "gru"]
@@ -60,17 +60,19 @@ class Recurrent(nn.Module):
         out, after = self._run(features.unsqueeze(0), memory)
         return out.squeeze(0), after
 
-    def unroll(self, features: Tensor, memory: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
+    def unroll(self, features: Tensor, memory: Tensor, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As so many steps, by one call.
 
         Args:
             features: `[T, N, F]`.
             memory: `[N, M]`, before the first step.
-            reset: `[T, N]` bool, whether an episode begins there: what is remembered is zero before that step.
+            reset: `[T, N]` bool, whether an episode begins there: what is remembered is zero before that step; None: nowhere.
 
         Returns:
             Outputs `[T, N, H]`, and what is remembered after the last step, `[N, M]`.
         """
+        if reset is None:
+            return self._run(features, memory)
         if not len(reset):
             return features.new_zeros(0, len(memory), self.size), memory
         memory = memory.masked_fill(reset[0].unsqueeze(1), 0.0)
@@ -81,15 +83,9 @@ class Recurrent(nn.Module):
             return out, out[-1]
         return out, torch.cat([out[-1], self._last_cells(features, memory, reset, out)], 1)
 
-    def outputs(self, features: Tensor, memory: Tensor, reset: Tensor) -> Tensor:
-        """The outputs of `unroll` alone, which is cheaper where episodes begin inside the sequences."""
-        if len(reset) < 2 or not bool(reset[1:].any()):
-            return self.unroll(features, memory, reset)[0]
-        return self._cut(features, memory.masked_fill(reset[0].unsqueeze(1), 0.0), reset)
-
     def _run(self, features: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Through sequences `[T, N, F]` without a reset."""
-        if not features.shape[1]:
+        if not features.shape[0] or not features.shape[1]:
             return features.new_zeros(*features.shape[:2], self.size), memory
         if self.cell == "gru":
             out, last = self.rnn(features, memory.unsqueeze(0).contiguous())
@@ -235,13 +231,11 @@ class RecurrentEncoder(Features):
         """As `Recurrent.step`, from observations `[N, ...]`."""
         return self.core.step(self.body(obs), memory)
 
-    def unroll(self, obs: Nested, memory: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
+    def unroll(self, obs: Nested, memory: Tensor, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Recurrent.unroll`, from observations `[T, N, ...]`."""
-        return self.core.unroll(self._features(obs, reset), memory, reset)
-
-    def outputs(self, obs: Nested, memory: Tensor, reset: Tensor) -> Tensor:
-        """As `Recurrent.outputs`, from observations `[T, N, ...]`."""
-        return self.core.outputs(self._features(obs, reset), memory, reset)
+        steps, rows = leading_axes(obs)
+        features: Tensor = self.body(tree_map(lambda leaf: leaf.flatten(0, 1), obs))
+        return self.core.unroll(features.view(steps, rows, self.body.size), memory, reset)
 
     def unroll_in_parts(self, obs: Nested, memory: Tensor, reset: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """As `unroll`, in parts of so many steps.
@@ -256,7 +250,3 @@ class RecurrentEncoder(Features):
             out, memory = self.unroll(tree_map(lambda leaf, part=part: leaf[part], obs), memory, reset[part])
             outputs.append(out)
         return torch.cat(outputs), torch.cat(starts)
-
-    def _features(self, obs: Nested, reset: Tensor) -> Tensor:
-        features: Tensor = self.body(tree_map(lambda leaf: leaf.flatten(0, 1), obs))
-        return features.view(*reset.shape, -1)

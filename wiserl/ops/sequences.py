@@ -1,8 +1,9 @@
-"""Fragments as sequences, for networks with memory: where episodes begin, sequences cut to a length, minibatches of whole ones."""
+"""Fragments as sequences, for networks with memory: cut where episodes begin and to a length, and minibatches of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,6 @@ from torch import Tensor
 from wiserl.core.batch import Fragment
 from wiserl.core.tree import Array, Nested, tree_map
 from wiserl.ops.minibatches import standardize
-
-_PER_SEQUENCE, _UNROLLED = ("memory",), ("obs", "reset")
 
 
 def begins(fragment: Fragment) -> Array:
@@ -25,49 +24,85 @@ def begins(fragment: Fragment) -> Array:
     return found
 
 
-def cut(tree: Nested, length: int) -> Nested:
-    """Tensors `[T, N, ...]` as sequences side by side, `[length, S, ...]`: first those that begin at step 0, then those at
-    `length`, and so on. The last ones are filled up with zeros.
+@dataclass(frozen=True)
+class Sequences:
+    """Where the steps of a fragment are in S sequences, none of which has the beginning of an episode inside.
+
+    Attributes:
+        source: int64 `[L, S]`, the row of `[T * N]` that is there; 0 behind a sequence's end.
+        living: bool `[L, S]`, whether a step of a living agent is there.
+        part: int64 `[S]`, the row of `[parts * N]` that has what is remembered before it, where the fragment is unrolled in parts
+            of `length` steps; -1 where an episode begins: nothing.
     """
 
-    def of_leaf(leaf: Tensor) -> Tensor:
-        missing = -len(leaf) % length
-        if missing:
-            leaf = torch.cat([leaf, leaf.new_zeros(missing, *leaf.shape[1:])])
-        return leaf.view(-1, length, *leaf.shape[1:]).transpose(0, 1).flatten(1, 2)
+    source: Array
+    living: Array
+    part: Array
 
-    return tree_map(of_leaf, tree)
+    @classmethod
+    def of(cls, fragment: Fragment, length: int) -> Sequences:
+        """Those of a fragment: rows are cut at each multiple of `length` steps, and where episodes begin."""
+        steps = len(fragment["reward"])
+        fresh = begins(fragment).reshape(steps, -1)
+        rows = fresh.shape[1]
+        alive = fragment.get("alive", np.True_)
+        alive = np.broadcast_to(alive, fragment["reward"].shape).reshape(steps * rows)
+        starts = fresh.copy()
+        starts[::length] = True
+        first = np.flatnonzero(starts.T)  # row after row: n * T + t
+        lengths = np.diff(first, append=rows * steps)
+        row, begin = np.divmod(first, steps)
+        offset = np.arange(lengths.max())[:, None]
+        inside = offset < lengths
+        source = np.where(inside, (begin + offset) * rows + row, 0)
+        living = inside & alive[source]
+        part = np.where(fresh[begin, row], -1, begin // length * rows + row)
+        kept = living.any(axis=0)
+        return cls(source[:, kept], living[:, kept], part[kept])
+
+    def take(self, rows: Nested) -> Nested:
+        """Of tensors `[T * N, ...]`: `[L, S, ...]`."""
+        return tree_map(lambda leaf: leaf[torch.from_numpy(self.source).to(leaf.device)], rows)
+
+    def memory(self, parts: Tensor) -> Tensor:
+        """What is remembered before each sequence, `[S, M]`, of what is remembered before each part, `[parts * N, M]`."""
+        found = parts[torch.from_numpy(np.maximum(self.part, 0)).to(parts.device)]
+        return found.masked_fill(torch.from_numpy(self.part < 0).to(parts.device).unsqueeze(1), 0.0)
 
 
 def sequence_minibatches(
     data: dict[str, Any], size: int, rng: np.random.Generator, standardized: str | None = None
 ) -> Iterator[dict[str, Any]]:
-    """One epoch over sequences, each unrolled as a whole.
+    """One epoch over sequences, each of them whole.
 
     Args:
-        data: tensors `[L, S, ...]` by name, nested or not: `obs`, `reset` (whether an episode begins there), `living` (whether a
-            step counts) and what is learned from; and `memory` `[S, M]`, before the first step.
-        size: steps of a minibatch, rounded down to whole sequences, one at least.
+        data: `obs` and what is learned from as tensors `[L, S, ...]`, nested or not; `memory` `[S, M]`, before the first step;
+            `living`, the `Sequences` they were taken by.
+        size: living steps of a minibatch, give or take a sequence.
         rng: draws the order.
         standardized: name of an entry that gets zero mean and unit variance in each minibatch.
 
     Yields:
-        `obs` and `reset` of some sequences `[L, n, ...]`, their `memory` `[n, M]`, `living`: which of the `L * n` steps count, and
-        all others of those steps alone, `[N, ...]`. Without `living` in `data` all count, and it is left out.
+        `obs` of some sequences `[l, s, ...]`, their `memory` `[s, M]`, `living`: which of the `l * s` steps count, and all others
+        of those steps alone, `[N, ...]`.
     """
-    length, sequences = data["reset"].shape
-    rows = {name: leaf for name, leaf in data.items() if name not in (*_PER_SEQUENCE, *_UNROLLED, "living")}
-    order = torch.from_numpy(rng.permutation(sequences)).to(data["reset"].device)
-    for chosen in torch.split(order, max(size // length, 1)):
-        batch = {name: tree_map(lambda leaf, chosen=chosen: leaf[:, chosen], data[name]) for name in _UNROLLED}
-        batch["memory"] = data["memory"][chosen]
-        steps = tree_map(lambda leaf, chosen=chosen: leaf[:, chosen].flatten(0, 1), rows)
-        if "living" in data:
-            living = data["living"][:, chosen].flatten().nonzero().squeeze(1)
-            if not len(living):
-                continue
-            batch["living"] = living
-            steps = tree_map(lambda leaf, living=living: leaf[living], steps)
+    living = data["living"].living
+    if not living.size:
+        return
+    device = data["memory"].device
+    order = rng.permutation(living.shape[1])
+    batch = (living.sum(0)[order].cumsum() - 1) // size
+    for chosen in np.split(order, np.flatnonzero(np.diff(batch)) + 1):
+        longest = int(np.flatnonzero(living[:, chosen].any(axis=1))[-1]) + 1
+        where = np.flatnonzero(living[:longest, chosen])
+        columns, steps = torch.from_numpy(chosen).to(device), torch.from_numpy(where).to(device)
+        taken = {
+            name: tree_map(lambda leaf, columns=columns, longest=longest: leaf[:longest, columns], leaf)
+            for name, leaf in data.items()
+            if name not in ("memory", "living")
+        }
+        obs = taken.pop("obs")
+        rows = {name: leaf.flatten(0, 1)[steps] for name, leaf in taken.items()}
         if standardized is not None:
-            steps[standardized] = standardize(steps[standardized], len(steps[standardized]))
-        yield {**batch, **steps}
+            rows[standardized] = standardize(rows[standardized], len(rows[standardized]))
+        yield {"obs": obs, "memory": data["memory"][columns], "living": steps, **rows}

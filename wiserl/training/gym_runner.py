@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from wiserl.agent.catalogue import algorithm_name
 from wiserl.core.actions import ActionCodec
 from wiserl.core.batch import Fragment, count_env_steps
 from wiserl.core.runner import Runner
@@ -87,7 +86,7 @@ class GymRunner(Runner):
         self.policy = self.agent.replica
         self.envs = make_vector(args.env, args.env_kwargs, args.envs, args.vector, args.workers)
         _check_same(self.envs, self.policy.plan.spec)
-        algorithm, names = self.policy.algorithm, (algorithm_name(self.policy.plan.algo), env_id(args.env))
+        algorithm, names = self.policy.algorithm, (self.policy.plan.algo.name, env_id(args.env))
         self._episodes = Episodes(self.envs, names[1], algorithm.memory_size)
         self._collector = Collector(self._episodes, args.steps, self.rank, algorithm, names)
         self._go_on()

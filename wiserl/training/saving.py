@@ -8,7 +8,6 @@ from typing import Any
 
 from wiserl.agent.base.algorithm import Algorithm
 from wiserl.agent.base.divergence import DivergenceWatch
-from wiserl.agent.catalogue import algorithm_name
 from wiserl.run_folder.checkpoint import Checkpoint, drop_replay, open_checkpoint, point_to, prune, save_checkpoint
 from wiserl.training.plan import Event, TrainPlan
 from wiserl.training.position import Positions
@@ -108,7 +107,7 @@ class Saver:
         return [Event(kind, algorithm.env_steps, line) for kind, line in told]
 
     def _load_weights(self, checkpoint: Checkpoint, learner_state: dict[str, Any]) -> None:
-        saved, name = checkpoint.manifest["algo"], algorithm_name(self._plan.algo)
+        saved, name = checkpoint.manifest["algo"], self._plan.algo.name
         if saved != name:
             raise InputError(f"checkpoint '{checkpoint.path}' was saved by {saved}, this run trains {name}")
         try:

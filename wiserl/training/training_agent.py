@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from wiserl.agent.base.divergence import DivergenceWatch
-from wiserl.agent.catalogue import algorithm_class, algorithm_name
 from wiserl.core.agent import Agent
 from wiserl.core.batch import Fragment, check_fragment, concat_by_length, count_env_steps
 from wiserl.core.tree import Array, Nested
@@ -33,7 +32,7 @@ class Learning:
         plan, algorithm = agent.plan, agent.algorithm
         algorithm.move_to(plan.device)
         algorithm.start_learning()
-        self.watch = DivergenceWatch(algorithm, algorithm_name(plan.algo))
+        self.watch = DivergenceWatch(algorithm, plan.algo.name)
         self.progress = Progress(algorithm)
         self.positions = Positions()
         self.saver = Saver(plan, algorithm, self.watch, self.progress, self.positions)
@@ -70,7 +69,7 @@ class TrainingAgent(Agent):
     def __init__(self, sync: bool = True, *, plan: TrainPlan) -> None:
         super().__init__(sync)
         self.plan = plan
-        self.algorithm = algorithm_class(plan.algo)(
+        self.algorithm = plan.algo.algorithm(
             sync,
             spec=plan.spec,
             config=plan.config,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 from torch import Tensor
 
 from wiserl.agent.base.algorithm import Algorithm
@@ -15,7 +14,7 @@ from wiserl.core.tree import Array, Nested, tree_map
 from wiserl.net.actor_critic import ActorCritic
 from wiserl.net.choice import NetworkConfig
 from wiserl.net.optim import FlatAdam
-from wiserl.ops.sequences import begins, cut
+from wiserl.ops.sequences import Sequences, begins
 from wiserl.ops.tensors import to_tensors
 
 
@@ -61,31 +60,20 @@ class OnPolicy(Algorithm):
         reward: Array = fragment["reward"]
         return reward if self.return_scale is None else self.return_scale.scale(fragment)
 
-    def _unroll(self, policy: ActorCritic, obs: Nested, fragment: Fragment) -> tuple[Tensor, Tensor, Tensor]:
+    def _unroll(
+        self, policy: ActorCritic, obs: Nested, fragment: Fragment, length: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """`ActorCritic.unroll` through a fragment; normalised observations are rows `[T * E * A, ...]`."""
-        memory, length = to_tensors(fragment["memory"], self.device, skip_axes=2), self._sequence_length(fragment)
-        return policy.unroll(self._per_step(obs, fragment), memory, self._reset(fragment), length)
+        steps, memory = len(fragment["reward"]), to_tensors(fragment["memory"], self.device, skip_axes=2)
+        reset = to_tensors(begins(fragment), self.device).flatten(1)
+        per_step = tree_map(lambda leaf: leaf.view(steps, -1, *leaf.shape[1:]), obs)
+        return policy.unroll(per_step, memory, reset, length)
 
-    def _cut(self, rows: dict[str, Any], memory: Tensor, fragment: Fragment) -> dict[str, Any]:
-        """Rows `[T * E * A, ...]` as sequences, for `sequence_minibatches`; `memory` `[S, M]` is that before each."""
-        length, steps = self._sequence_length(fragment), self._per_step(rows, fragment)
-        steps["reset"] = self._reset(fragment)
-        if "alive" in fragment or len(fragment["reward"]) % length:
-            living = fragment.get("alive", np.ones(fragment["reward"].shape, np.bool_))
-            steps["living"] = to_tensors(living, self.device).flatten(1)
-        return {**cut(steps, length), "memory": memory}
-
-    def _per_step(self, rows: Nested, fragment: Fragment) -> Nested:
-        steps = len(fragment["reward"])
-        return tree_map(lambda leaf: leaf.view(steps, -1, *leaf.shape[1:]), rows)
-
-    def _reset(self, fragment: Fragment) -> Tensor:
-        reset: Tensor = to_tensors(begins(fragment), self.device).flatten(1)
-        return reset
-
-    def _sequence_length(self, fragment: Fragment) -> int:
-        steps = len(fragment["reward"])
-        return min(getattr(self.config, "sequence_length", None) or steps, steps)
+    @staticmethod
+    def _as_sequences(rows: dict[str, Any], parts: Tensor, fragment: Fragment, length: int) -> dict[str, Any]:
+        """Rows `[T * E * A, ...]` for `sequence_minibatches`; `parts`: what is remembered before each part of the fragment."""
+        sequences = Sequences.of(fragment, length)
+        return {**sequences.take(rows), "memory": sequences.memory(parts), "living": sequences}
 
     def learner_state(self) -> dict[str, Any]:
         return {**super().learner_state(), "optimizer": self.optimizer.state_dict()}
