@@ -39,12 +39,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "sequence_length": 8,
     },
     "sac": {**REPLAY, "action_noise": "ornstein_uhlenbeck", "noise_std": 0.3},
+    "td3": {**REPLAY, "n_step": 2, "normalize_observation": True, "normalize_reward": True},
 }
 COMMON = {"runners": 2, "envs": 2, "seed": 5, "device": "cpu", "eval_episodes": 1, "quiet": True, "total_steps": 1152}
 CASES = [
     ("ppo", "CartPole-v1", "inline"),
     ("dqn", "CartPole-v1", "process"),
     ("sac", "Pendulum-v1", "inline"),
+    ("td3", "Pendulum-v1", "inline"),
     ("ppo", "LunarLander-v3", "process"),
     ("recurrent", "CartPole-v1", "process"),
     ("recurrent", "mpe2/simple_spread_v3", "inline"),

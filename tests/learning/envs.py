@@ -100,6 +100,31 @@ class Shifted(Matching):
         return 100.0 * super().match(target, action)
 
 
+class FarOff(gym.Wrapper):
+    """An env whose observations are 1,000 times as large and far from zero, and whose rewards are 1,000 times as large."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        assert env.observation_space.shape is not None
+        self.observation_space = spaces.Box(-np.inf, np.inf, env.observation_space.shape, np.float32)
+
+    def reset(self, **options: Any):
+        obs, info = self.env.reset(**options)
+        return self._far(obs), info
+
+    def step(self, action: Any):
+        obs, reward, *others = self.env.step(action)
+        return self._far(obs), 1000.0 * float(reward), *others
+
+    @staticmethod
+    def _far(obs: np.ndarray) -> np.ndarray:
+        return (1000.0 * obs + 5000.0).astype(np.float32)
+
+
+def far_maze() -> gym.Env:
+    return FarOff(Maze())
+
+
 class Endless(gym.Env):
     """Reward 1 per step for the right action, cut off every 4 steps. Bootstrapped, a step is worth 1 / (1 - gamma)."""
 

@@ -20,6 +20,7 @@ from wiserl.core.tree import Array, Nested, leading_axes
 from wiserl.net.acting import Plain
 from wiserl.net.choice import make_encoder
 from wiserl.net.critic import Critics
+from wiserl.net.normalize import ObservationNormalizer
 from wiserl.net.optim import TrainedNetwork
 from wiserl.ops.losses import weighted_mean
 
@@ -35,9 +36,10 @@ class DDPGConfig(OffPolicyActorCriticConfig):
 class Actor(nn.Module):
     """A deterministic policy."""
 
-    def __init__(self, spec: EnvSpec, config: DDPGConfig, size: int) -> None:
+    def __init__(self, spec: EnvSpec, config: DDPGConfig, size: int, normalizer: ObservationNormalizer | None = None
+                 ) -> None:  # fmt: skip
         super().__init__()
-        self.encoder = make_encoder(spec.observation_space, config)
+        self.encoder = make_encoder(spec.observation_space, config, normalizer=normalizer)
         self.mean = nn.Linear(self.encoder.size, size)
 
     def plain(self) -> Plain:
@@ -88,14 +90,16 @@ class DDPG(OffPolicyActorCritic):
 
     def _build(self) -> nn.Module:
         self.size = bounded_action_size(self.spec.action_space, type(self).__name__.lower())
-        return Actor(self.spec, self.config, self.size)
+        return Actor(self.spec, self.config, self.size, self._make_normalizer())
 
     def start_learning(self) -> None:
         super().start_learning()
         config = self.config
         self.actor = TrainedNetwork(self.policy, self.flat, config.learning_rate, config.max_grad_norm)
         self.critics = self._trained_critics(
-            lambda: Critics(self.spec, self.num_critics, config.hidden_sizes, config.activation, config.net)
+            lambda: Critics(
+                self.spec, self.num_critics, config.hidden_sizes, config.activation, config.net, self.normalizer
+            )
         )
         self._critic_loss = self._maybe_compiled(critic_loss)
         self._actor_loss = self._maybe_compiled(actor_loss)
@@ -119,8 +123,9 @@ class DDPG(OffPolicyActorCritic):
         return errors, {"losses/qf_loss": value_loss.detach(), "losses/actor_loss": policy_loss.detach()}
 
     def learner_state(self) -> dict[str, Any]:
-        return {"actor": self.actor.state_dict(), "critics": self.critics.state_dict()}
+        return {**super().learner_state(), "actor": self.actor.state_dict(), "critics": self.critics.state_dict()}
 
     def load_learner_state(self, state: dict[str, Any]) -> None:
+        super().load_learner_state(state)
         self.actor.load_state_dict(state["actor"])
         self.critics.load_state_dict(state["critics"])

@@ -155,7 +155,7 @@ class QLearning(OffPolicy):
         config = self.config
         return self._network(
             spec=self.spec, hidden_sizes=config.hidden_sizes, activation=config.activation, dueling=config.dueling,
-            sigma0=config.sigma0 if config.noisy else None, net=config.net,
+            sigma0=config.sigma0 if config.noisy else None, net=config.net, normalizer=self._make_normalizer(),
         )  # fmt: skip
 
     def start_learning(self) -> None:
@@ -206,9 +206,10 @@ class QLearning(OffPolicy):
         return errors, logs
 
     def learner_state(self) -> dict[str, Any]:
-        return self.network.state_dict()
+        return {**super().learner_state(), **self.network.state_dict()}
 
     def load_learner_state(self, state: dict[str, Any]) -> None:
+        super().load_learner_state(state)
         self.network.load_state_dict(state)
 
 

@@ -23,7 +23,7 @@ from wiserl.net.heads import make_head, masked_logits, only_valid
 from wiserl.net.optim import FlatAdam
 from wiserl.ops.losses import weighted_mean
 from wiserl.ops.minibatches import minibatches
-from wiserl.ops.returns import ReturnScale, explained_variance, gae, next_values, vtrace
+from wiserl.ops.returns import explained_variance, gae, next_values, vtrace
 from wiserl.ops.sequences import sequence_minibatches
 from wiserl.ops.tensors import to_tensors
 
@@ -40,8 +40,6 @@ class PPOConfig(OnPolicyConfig):
     vf_coef: NonNegative = option(0.5, "weight of the value loss")
     target_kl: PositiveFloat | None = option(None, "end the epochs at a change of 1.5 times this (nats); none: never")
     normalize_advantage: bool = option(True, "per minibatch: zero mean, unit variance")
-    normalize_observation: bool = option(False, "running mean and variance, part of the weights")
-    normalize_reward: bool = option(False, "divide by the running deviation of discounted returns")
     ortho_init: bool = option(True, "orthogonal initial weights; gain 0.01 for the policy's outputs")
     adam_eps: PositiveFloat = option(1e-5, "Adam's epsilon")
     sequence_length: PositiveInt | None = option(None, "with memory: steps learned from at once; none: whole fragments")
@@ -119,7 +117,6 @@ class PPO(OnPolicy):
     def start_learning(self) -> None:
         config = self.config
         self.optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, config.adam_eps, config.max_grad_norm)
-        self.return_scale = ReturnScale(self.num_streams, self.spec.num_agents, config.gamma)
         self.loss: Callable[..., tuple[Tensor, Tensor | None]] = torch.compile(loss) if config.compile else loss
 
     def choose_action(self, obs: Nested, deterministic: bool = False, memory: Array | None = None,
@@ -149,9 +146,7 @@ class PPO(OnPolicy):
         The observations are learned from with the statistics that they were acted on with, or the ratios would not begin at 1.
         """
         logs = self._learn(fragment)
-        if self.policy.normalizer is not None:
-            obs, living = to_tensors(fragment["obs"], self.device, skip_axes=3), self._living(fragment)
-            self.policy.normalizer.update(tree_map(lambda leaf: leaf[living], obs))
+        self._note_observations(fragment)
         return logs
 
     def _learn(self, fragment: Fragment) -> dict[str, float]:
@@ -196,8 +191,7 @@ class PPO(OnPolicy):
             value = (policy.value(obs) if unrolled is None else unrolled[1]).cpu().numpy().reshape(shape)
             last, final = (self._value_at(name, fragment).reshape(-1, shape[2]) for name in ("last", "final"))
         following = next_values(fragment, value, last, final)
-        reward = self.return_scale.scale(fragment) if config.normalize_reward else fragment["reward"]
-        ends = fragment["terminated"], fragment["truncated"]
+        reward, ends = self._reward(fragment), (fragment["terminated"], fragment["truncated"])
         rows: dict[str, Any] = {
             name: fragment[name] for name in ("action", "log_prob", "action_mask") if name in fragment
         }
@@ -233,10 +227,3 @@ class PPO(OnPolicy):
         now = log_prob.cpu().numpy().reshape(fragment["reward"].shape)
         ratio = np.exp(np.minimum(now - fragment["log_prob"], 0.0))
         return now, np.where(fragment.get("alive", True), ratio, np.float32(1.0))
-
-    def learner_state(self) -> dict[str, Any]:
-        return {**super().learner_state(), "return_scale": self.return_scale.state_dict()}
-
-    def load_learner_state(self, state: dict[str, Any]) -> None:
-        super().load_learner_state(state)
-        self.return_scale.load_state_dict(state["return_scale"])

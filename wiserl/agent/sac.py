@@ -24,6 +24,7 @@ from wiserl.net.acting import Plain
 from wiserl.net.choice import make_encoder
 from wiserl.net.critic import Critics, DiscreteCritics
 from wiserl.net.heads import LOG_STD_MAX, LOG_STD_MIN, Categorical, masked_logits, only_valid, squashed
+from wiserl.net.normalize import ObservationNormalizer
 from wiserl.net.optim import FlatAdam, flatten_parameters
 from wiserl.ops.exploration import random_choices
 from wiserl.ops.losses import masked_target_entropy, weighted_mean
@@ -43,9 +44,10 @@ class SACConfig(OffPolicyActorCriticConfig):
 class Actor(nn.Module):
     """A stochastic policy: means and log standard deviations before the tanh, or logits."""
 
-    def __init__(self, spec: EnvSpec, config: SACConfig, num_outputs: int) -> None:
+    def __init__(self, spec: EnvSpec, config: SACConfig, num_outputs: int, normalizer: ObservationNormalizer | None = None
+                 ) -> None:  # fmt: skip
         super().__init__()
-        self.encoder = make_encoder(spec.observation_space, config)
+        self.encoder = make_encoder(spec.observation_space, config, normalizer=normalizer)
         self.head = nn.Linear(self.encoder.size, num_outputs)
 
     def plain(self) -> Plain:
@@ -147,7 +149,7 @@ class SAC(OffPolicyActorCritic):
                 "use action_noise=none (a larger ent_coef explores more)"
             )
         self._categorical = Categorical(self.size)
-        return Actor(self.spec, self.config, self.size if self.discrete else 2 * self.size)
+        return Actor(self.spec, self.config, self.size if self.discrete else 2 * self.size, self._make_normalizer())
 
     def start_learning(self) -> None:
         super().start_learning()
@@ -155,7 +157,7 @@ class SAC(OffPolicyActorCritic):
         self.actor_optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, max_grad_norm=clip)
         kind: type[Critics | DiscreteCritics] = DiscreteCritics if self.discrete else Critics
         self.critics = self._trained_critics(
-            lambda: kind(self.spec, 2, config.hidden_sizes, config.activation, config.net)
+            lambda: kind(self.spec, 2, config.hidden_sizes, config.activation, config.net, self.normalizer)
         )
         self.temperature = Temperature(config.ent_coef_init).to(self.device)
         self.temperature_optimizer = FlatAdam(
@@ -220,6 +222,7 @@ class SAC(OffPolicyActorCritic):
 
     def learner_state(self) -> dict[str, Any]:
         return {
+            **super().learner_state(),
             "actor_optimizer": self.actor_optimizer.state_dict(),
             "critics": self.critics.state_dict(),
             "temperature": self.temperature.log_alpha.detach(),
@@ -227,6 +230,7 @@ class SAC(OffPolicyActorCritic):
         }
 
     def load_learner_state(self, state: dict[str, Any]) -> None:
+        super().load_learner_state(state)
         self.actor_optimizer.load_state_dict(state["actor_optimizer"])
         self.critics.load_state_dict(state["critics"])
         with torch.no_grad():

@@ -109,7 +109,8 @@ class SARSA(OnPolicy):
             )
         self.num_actions = int(self.spec.action_space.n)
         config = self.config
-        return QNetwork(self.spec, config.hidden_sizes, config.activation, dueling=False, sigma0=None, net=config.net)
+        return QNetwork(self.spec, config.hidden_sizes, config.activation, dueling=False, sigma0=None, net=config.net,
+                        normalizer=self._make_normalizer())  # fmt: skip
 
     def start_learning(self) -> None:
         config = self.config
@@ -131,7 +132,12 @@ class SARSA(OnPolicy):
         return {"action": action}
 
     def update(self, fragment: Fragment) -> dict[str, float]:
-        """Targets, then `n_epochs` passes of minibatches."""
+        """Targets, then `n_epochs` passes of minibatches, and then what was seen for the normaliser."""
+        logs = self._learn(fragment)
+        self._note_observations(fragment)
+        return logs
+
+    def _learn(self, fragment: Fragment) -> dict[str, float]:
         config = self.config
         data = self._prepare(fragment)
         rate = self._learning_rate(fragment)
@@ -160,7 +166,7 @@ class SARSA(OnPolicy):
             q, last_q, final_q = (self.policy(rows).cpu().numpy() for rows in (obs, *after))
         steps, envs, agents = fragment["reward"].shape
         target = targets(
-            fragment,
+            {**fragment, "reward": self._reward(fragment)},
             q.reshape(steps, envs, agents, -1),
             last_q.reshape(envs, agents, -1),
             final_q.reshape(-1, agents, self.num_actions),

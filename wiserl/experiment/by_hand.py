@@ -185,7 +185,7 @@ class RunByHand:
         if not found:
             raise InputError(
                 f"{self._experiment.run.algo.name} as configured keeps no running normaliser of observations, so there is nothing to "
-                "burn in: leave it out, or set normalize_observation=True where the algorithm has that option"
+                "burn in: leave it out, or set normalize_observation=True"
             )
         for fragment in self.runner.random_fragments(env_steps):
             rows = to_tensors(_living(fragment), self.algorithm.device)

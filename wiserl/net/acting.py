@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from wiserl.core.tree import Array
 from wiserl.net.encoder import MLP, Encoder, Features, Flat
+from wiserl.net.normalize import NormalizedFeatures, ObservationNormalizer
 from wiserl.net.recurrent import RecurrentEncoder, Step, numpy_step
 
 _ACTIVATIONS: dict[Callable[[Tensor], Tensor], Callable[..., Array]] = {
@@ -18,7 +19,7 @@ _ACTIVATIONS: dict[Callable[[Tensor], Tensor], Callable[..., Array]] = {
     torch.relu: lambda features: np.maximum(features, 0.0, out=features),
 }
 
-_KNOWN = frozenset({Encoder, Flat, MLP, nn.ModuleList, nn.Linear})
+_KNOWN = frozenset({Encoder, Flat, MLP, nn.ModuleList, nn.Linear, NormalizedFeatures, ObservationNormalizer})
 """Parts whose `forward` is what numpy computes. Their subclasses may have another."""
 
 
@@ -50,6 +51,7 @@ class _NumpyEncoder:
         recurrent = encoder if type(encoder) is RecurrentEncoder else None
         body = encoder if recurrent is None else recurrent.body
         forward, step = numpy_features(body), None
+        body = body.body if isinstance(body, NormalizedFeatures) else body
         if recurrent is not None and not _is_patched(recurrent):
             step = numpy_step(recurrent.core)
         if forward is None or not isinstance(body, Encoder) or (recurrent is None) != (step is None):
@@ -144,13 +146,20 @@ def _weights(layers: Iterable[nn.Linear]) -> list[tuple[Array, Array]]:
 
 
 def numpy_features(encoder: nn.Module) -> Callable[[Array], Array] | None:
-    """`encoder` as a function of arrays `[N, ...]`, for vector observations, tanh or relu, on the CPU.
+    """`encoder` as a function of arrays `[N, ...]`, for vector observations, normalised or not, tanh or relu, on the CPU.
 
     Returns:
         The function, giving `[N, size]` float32; None for networks it does not cover: also where a part is of a class of its
         own, or has a hook.
     """
-    if not isinstance(encoder, Encoder) or not all(map(_is_known, encoder.modules())):
+    if not all(map(_is_known, encoder.modules())):
+        return None
+    normalizer = None
+    if isinstance(encoder, NormalizedFeatures):
+        normalizer, encoder = encoder.normalizer, encoder.body
+        if not normalizer.is_float or not normalizer.mean.ndim:
+            return None  # whole numbers, and numbers without an axis, are not what `rows` takes
+    if not isinstance(encoder, Encoder):
         return None
     activation = _ACTIVATIONS.get(encoder.mlp.activation)
     if not encoder.is_vector or activation is None:
@@ -158,7 +167,8 @@ def numpy_features(encoder: nn.Module) -> Callable[[Array], Array] | None:
     layers = _weights(encoder.mlp.layers)
 
     def forward(obs: Array) -> Array:
-        features = obs.reshape(len(obs), -1).astype(np.float32, copy=False)
+        features = obs.reshape(len(obs), -1)
+        features = features.astype(np.float32, copy=False) if normalizer is None else normalizer.rows(features)
         for weight, bias in layers:
             features = features @ weight
             features += bias

@@ -14,6 +14,7 @@ from wiserl.core.spaces import leaf_spaces
 from wiserl.net.encoder import Encoder, Features, FlatPixels, MakeImageNetwork
 from wiserl.net.images import ImageInput, ImpalaCNN, NatureCNN, is_image
 from wiserl.net.layers import LayerNetwork, read_layers
+from wiserl.net.normalize import NormalizedFeatures, ObservationNormalizer
 from wiserl.net.own import OwnNetwork, network_name
 from wiserl.net.recurrent import Cell, RecurrentEncoder
 from wiserl.util.errors import InputError, nearest
@@ -112,18 +113,23 @@ def is_recurrent(net: Net) -> bool:
 
 
 def make_encoder(
-    space: spaces.Space[Any], config: NetworkConfig, hidden_sizes: Sequence[int] | None = None
-) -> Features:
+    space: spaces.Space[Any], config: NetworkConfig, hidden_sizes: Sequence[int] | None = None,
+    normalizer: ObservationNormalizer | None = None,
+) -> Features:  # fmt: skip
     """The network that a configuration asks for, from observations of a space to features.
 
     Args:
         space: observation space of one agent.
         config: which one, its sizes and activation.
         hidden_sizes: instead of those of the configuration.
+        normalizer: of the observations that the network is given; None: they stay as they are. Networks that are to have the
+            same statistics are given the same one.
 
     Raises:
         InputError: it does not fit the space.
     """
+    if normalizer is not None:
+        return NormalizedFeatures(normalizer, make_encoder(space, config, hidden_sizes))
     net, sizes = config.net, config.hidden_sizes if hidden_sizes is None else hidden_sizes
     if not isinstance(net, str):
         return LayerNetwork(space, net)

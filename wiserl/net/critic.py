@@ -13,6 +13,7 @@ from wiserl.core.spec import EnvSpec
 from wiserl.core.tree import Nested
 from wiserl.net.choice import Activation, Net, NetworkConfig, make_encoder
 from wiserl.net.encoder import MLP
+from wiserl.net.normalize import ObservationNormalizer
 
 
 class _Ensemble(nn.Module):
@@ -25,13 +26,14 @@ class _Ensemble(nn.Module):
         hidden_sizes: Sequence[int],
         activation: Activation,
         net: Net,
+        normalizer: ObservationNormalizer | None,
         more: int,
         outputs: int,
     ) -> None:
         super().__init__()
         # What an MLP does, the MLPs below do; the activation is that of the entries of a Dict or Tuple.
         config = NetworkConfig(net, hidden_sizes=(), activation=activation)
-        self.encoder = make_encoder(spec.observation_space, config)
+        self.encoder = make_encoder(spec.observation_space, config, normalizer=normalizer)
         mlps = [MLP([self.encoder.size + more, *hidden_sizes], activation) for _ in range(count)]
         self.mlps: Iterable[MLP] = nn.ModuleList(mlps)  # type: ignore[assignment]  # it is one, of MLPs
         self.heads = nn.ModuleList(nn.Linear(mlp.size, outputs) for mlp in mlps)
@@ -51,11 +53,13 @@ class Critics(_Ensemble):
         hidden_sizes: widths of each one's MLP, on the features of the observation and the action side by side.
         activation: a key of `net.encoder.ACTIVATIONS`.
         net: which network encodes observations, as in `NetworkConfig`.
+        normalizer: of observations, as for `make_encoder`: the one of what acts.
     """
 
     def __init__(self, spec: EnvSpec, count: int, hidden_sizes: Sequence[int], activation: Activation,
-                 net: Net = "auto") -> None:  # fmt: skip
-        super().__init__(spec, count, hidden_sizes, activation, net, math.prod(spec.action_space.shape or ()), 1)
+                 net: Net = "auto", normalizer: ObservationNormalizer | None = None) -> None:  # fmt: skip
+        more = math.prod(spec.action_space.shape or ())
+        super().__init__(spec, count, hidden_sizes, activation, net, normalizer, more, 1)
 
     def forward(self, obs: Nested, action: Tensor) -> Tensor:
         """Values `[N, count]` of actions `[N, ...]`."""
@@ -74,9 +78,9 @@ class DiscreteCritics(_Ensemble):
     """As `Critics`, for Discrete actions: each Q-function has a value for every action."""
 
     def __init__(self, spec: EnvSpec, count: int, hidden_sizes: Sequence[int], activation: Activation,
-                 net: Net = "auto") -> None:  # fmt: skip
+                 net: Net = "auto", normalizer: ObservationNormalizer | None = None) -> None:  # fmt: skip
         assert isinstance(spec.action_space, spaces.Discrete)
-        super().__init__(spec, count, hidden_sizes, activation, net, 0, int(spec.action_space.n))
+        super().__init__(spec, count, hidden_sizes, activation, net, normalizer, 0, int(spec.action_space.n))
 
     def forward(self, obs: Nested) -> Tensor:
         """Values `[N, n, count]`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's usual name)
@@ -44,7 +44,7 @@ class Features(nn.Module):
 
     size: int
     memory_size: int = 0
-    keeps_weights: ClassVar[bool] = False
+    keeps_weights: bool = False
 
 
 class MLP(nn.Module):

@@ -10,7 +10,8 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from wiserl.core.spaces import child_spaces
-from wiserl.core.tree import Nested
+from wiserl.core.tree import Array, Nested
+from wiserl.net.encoder import Features
 
 
 class ObservationNormalizer(nn.Module):
@@ -58,6 +59,27 @@ class ObservationNormalizer(nn.Module):
         if not self.is_float:
             return obs
         return ((obs - self.mean) / torch.sqrt(self.var + 1e-8)).clamp(-10.0, 10.0).float()
+
+    def rows(self, obs: Array) -> Array:
+        """`forward` by numpy, to the same bits: of flat observations `[N, D]` of a Box of floats that has axes, on the CPU."""
+        scaled = obs - self.mean.numpy().reshape(-1)
+        scaled /= np.sqrt(self.var.numpy().reshape(-1) + 1e-8)
+        result: Array = np.minimum(np.maximum(scaled, -10.0, out=scaled), 10.0, out=scaled).astype(np.float32)
+        return result
+
+
+class NormalizedFeatures(Features):
+    """Features of normalised observations, by whatever network `body` is."""
+
+    def __init__(self, normalizer: ObservationNormalizer, body: Features) -> None:
+        super().__init__()
+        self.normalizer, self.body = normalizer, body
+        self.size, self.memory_size, self.keeps_weights = body.size, body.memory_size, body.keeps_weights
+
+    def forward(self, obs: Nested) -> Tensor:
+        """`[N, size]` from observations as the env gives them."""
+        features: Tensor = self.body(self.normalizer(obs))
+        return features
 
 
 def normalizers(network: nn.Module) -> list[ObservationNormalizer]:

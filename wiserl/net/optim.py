@@ -10,6 +10,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from wiserl.net.normalize import normalizers
+
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _BETA1, _BETA2 = 0.9, 0.999
 """Decay of Adam's running means, of the gradient and of its square."""
@@ -163,14 +165,16 @@ class TrainedNetwork(Generic[ModuleT]):
         online: what is learned.
         flat: its flattened parameters.
         frozen: the same network, through which no gradient reaches the parameters.
-        target: a copy that `follow` moves; `target_flat` are its parameters.
+        target: a copy that `follow` moves; `target_flat` are its parameters. A normaliser of observations is the same in both.
         optimizer: of `online`.
     """
 
     def __init__(self, online: ModuleT, flat: nn.Parameter, learning_rate: float, max_grad_norm: float) -> None:
         self.online, self.flat = online, flat
         self.frozen = frozen_view(online)
-        self.target = copy.deepcopy(online).requires_grad_(False)
+        # One set of statistics for both, or they would not see the same observations.
+        shared = {id(normalizer): normalizer for normalizer in normalizers(online)}
+        self.target = copy.deepcopy(online, shared).requires_grad_(False)
         self.target_flat = flatten_parameters(self.target)
         self.optimizer = FlatAdam(online, flat, learning_rate, max_grad_norm=max_grad_norm)
 

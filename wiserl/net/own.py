@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -62,7 +62,7 @@ class OwnNetwork(Features):
         InputError: it cannot be imported, makes no `nn.Module`, or that gives no features from observations of the space.
     """
 
-    keeps_weights: ClassVar[bool] = True
+    keeps_weights: bool = True
 
     def __init__(self, space: spaces.Space[Any], name: str) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from wiserl.core.tree import Nested
 from wiserl.net.acting import Plain
 from wiserl.net.choice import Activation, Net, NetworkConfig, make_encoder
 from wiserl.net.noisy import make_noisy
+from wiserl.net.normalize import ObservationNormalizer
 
 
 class QNetwork(nn.Module):
@@ -27,16 +28,17 @@ class QNetwork(nn.Module):
         sigma0: initial scale of the noise on the weights of all linear layers; None: they have none.
         outputs: K, numbers for each action.
         net: which network encodes observations, as in `NetworkConfig`.
+        normalizer: of observations, as for `make_encoder`.
     """
 
     def __init__(self, spec: EnvSpec, hidden_sizes: Sequence[int], activation: Activation, dueling: bool,
-                 sigma0: float | None, outputs: int = 1, net: Net = "auto") -> None:  # fmt: skip
+                 sigma0: float | None, outputs: int = 1, net: Net = "auto",
+                 normalizer: ObservationNormalizer | None = None) -> None:  # fmt: skip
         super().__init__()
         assert isinstance(spec.action_space, spaces.Discrete)
         self.shape = (-1, int(spec.action_space.n), outputs)
-        self.encoder = make_encoder(
-            spec.observation_space, NetworkConfig(net, hidden_sizes=tuple(hidden_sizes), activation=activation)
-        )
+        config = NetworkConfig(net, hidden_sizes=tuple(hidden_sizes), activation=activation)
+        self.encoder = make_encoder(spec.observation_space, config, normalizer=normalizer)
         self.advantage = nn.Linear(self.encoder.size, self.shape[1] * outputs)
         self.value = nn.Linear(self.encoder.size, outputs) if dueling else None
         if sigma0 is not None:
@@ -80,8 +82,9 @@ class CategoricalNetwork(QNetwork):
     support: Tensor
 
     def __init__(self, spec: EnvSpec, hidden_sizes: Sequence[int], activation: Activation, dueling: bool,
-                 sigma0: float | None, outputs: int, v_min: float, v_max: float, net: Net = "auto") -> None:  # fmt: skip
-        super().__init__(spec, hidden_sizes, activation, dueling, sigma0, outputs, net)
+                 sigma0: float | None, outputs: int, v_min: float, v_max: float, net: Net = "auto",
+                 normalizer: ObservationNormalizer | None = None) -> None:  # fmt: skip
+        super().__init__(spec, hidden_sizes, activation, dueling, sigma0, outputs, net, normalizer)
         self.register_buffer("support", torch.linspace(v_min, v_max, outputs), persistent=False)
 
     def values(self, outputs: Tensor) -> Tensor:

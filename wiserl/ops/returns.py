@@ -106,6 +106,16 @@ class ReturnScale:
 
     def scale(self, fragment: Fragment) -> Array:
         """Take the fragment's rewards in; returns them divided by the new standard deviation, clipped to ±10, `[T, E, A]`."""
+        self.take_in(fragment)
+        return self.divide(fragment["reward"])
+
+    def divide(self, reward: Array, steps: int = 1) -> Array:
+        """Rewards `[...]`, or sums of them over up to `steps` steps, by the standard deviation, clipped to ±10 for each step."""
+        scaled: Array = np.clip(reward / np.float32(np.sqrt(self.var + 1e-8)), -10.0 * steps, 10.0 * steps)
+        return scaled
+
+    def take_in(self, fragment: Fragment) -> None:
+        """Count the returns that the fragment's rewards `[T, E, A]` go on to."""
         reward = fragment["reward"]
         ended = fragment["terminated"] | fragment["truncated"]
         running = self.running[fragment["stream"]] * ~fragment["fresh"][:, None]
@@ -120,8 +130,6 @@ class ReturnScale:
             self.mean, self.var, self.count = merge_moments(
                 self.mean, self.var, self.count, float(counted.mean()), float(counted.var()), counted.size
             )
-        scaled: Array = np.clip(reward / np.float32(np.sqrt(self.var + 1e-8)), -10.0, 10.0)
-        return scaled
 
     def state_dict(self) -> dict[str, object]:
         """JSON-able state."""

@@ -7,16 +7,19 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wiserl.core.agent import Agent
 from wiserl.core.batch import Fragment, count_env_steps
 from wiserl.core.spec import EnvSpec
-from wiserl.core.tree import Array, Nested, leading_axes
+from wiserl.core.tree import Array, Nested, leading_axes, tree_map
 from wiserl.net.acting import NumpyPolicy
 from wiserl.net.choice import NetworkConfig, is_recurrent
+from wiserl.net.normalize import ObservationNormalizer, normalizers
 from wiserl.net.optim import flatten_parameters
+from wiserl.ops.returns import ReturnScale
 from wiserl.ops.schedules import decayed, progress, told_resumed
 from wiserl.ops.tensors import to_tensors
 from wiserl.util.errors import InputError
@@ -48,6 +51,8 @@ class Algorithm(Agent):
         progress_from: env steps and share of training from which `progress` counts: where a resumed run got another length.
         device: where the networks live; the CPU until `move_to`.
         flat: all parameters of `policy` as one tensor.
+        normalizer: of the observations, a part of `policy`; None without `normalize_observation`.
+        return_scale: what rewards are divided by, on the learner; None without `normalize_reward`.
     """
 
     config_class: ClassVar[type]
@@ -80,6 +85,9 @@ class Algorithm(Agent):
                 "'mask'. Give it one and let it choose valid actions only (docs/masks.md), or leave action_mask out of the env"
             )
         self.policy = self._initialised("weights", self._build)
+        self.normalizer = self._find_normalizer()
+        scaled = getattr(config, "normalize_reward", False)
+        self.return_scale = ReturnScale(num_streams, spec.num_agents, config.gamma) if scaled else None
         self._own_tensors()
 
     def _initialised(self, name: str, build: Callable[[], ModuleT]) -> ModuleT:
@@ -89,6 +97,35 @@ class Algorithm(Agent):
                 derive_seed(self.seed, name)
             )  # torch.manual_seed would seed GPUs as well
             return build()
+
+    def _make_normalizer(self) -> ObservationNormalizer | None:
+        """What `_build` gives its networks, by `normalize_observation`."""
+        asked = getattr(self.config, "normalize_observation", False)
+        return ObservationNormalizer(self.spec.observation_space) if asked else None
+
+    def _find_normalizer(self) -> ObservationNormalizer | None:
+        if not getattr(self.config, "normalize_observation", False):
+            return None
+        found = normalizers(self.policy)
+        if not found:
+            name = type(self).__name__
+            raise InputError(
+                f"{name} with normalize_observation=true: {type(self.policy).__name__}, which its _build made, normalises nothing. Make "
+                "its encoder by make_encoder(..., normalizer=self._make_normalizer()), or leave the option out"
+            )
+        return found[0]
+
+    def _note_observations(self, fragment: Fragment) -> None:
+        """Count a fragment's observations in the statistics of the normaliser, if there is one: each living agent's once."""
+        if self.normalizer is not None:
+            obs, living = to_tensors(fragment["obs"], self.device, skip_axes=3), self._living(fragment)
+            self.normalizer.update(tree_map(lambda leaf: leaf[living], obs))
+
+    def _living(self, fragment: Fragment) -> slice | Tensor:
+        """Which of all rows `[T * E * A]` are steps of agents that are there."""
+        if "alive" not in fragment:
+            return slice(None)
+        return torch.from_numpy(np.flatnonzero(fragment["alive"])).to(self.device)
 
     def _own_tensors(self) -> None:
         """Look up what is read at each step, whenever the tensors have moved."""
@@ -233,10 +270,12 @@ class Algorithm(Agent):
 
     def learner_state(self) -> dict[str, Any]:
         """What a checkpoint keeps besides the policy: tensors and plain values, by name."""
-        return {}
+        return {} if self.return_scale is None else {"return_scale": self.return_scale.state_dict()}
 
     def load_learner_state(self, state: dict[str, Any]) -> None:
         """Take in what `learner_state` gave."""
+        if self.return_scale is not None and "return_scale" in state:
+            self.return_scale.load_state_dict(state["return_scale"])
 
     def replay_state(self) -> dict[str, Any] | None:
         """State of the replay buffer (arrays and plain values), or None for an algorithm without one."""

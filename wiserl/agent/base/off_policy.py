@@ -65,6 +65,8 @@ class OffPolicyConfig(NetworkConfig):
     dataset_share: Annotated[float, Meta(ge=0, lt=1)] = option(0.0, "of each batch from the data set; 0: put in replay")
     hidden_sizes: tuple[PositiveInt, ...] = option((256, 256), "widths of each network (of what acts, on a CNN: none)")
     activation: Activation = option("relu", "after each hidden layer")
+    normalize_observation: bool = option(False, "by running mean and variance, which are part of the weights")
+    normalize_reward: bool = option(False, "divide by the running deviation of discounted returns")
     compile: bool = option(False, "compile the loss with torch.compile: some 20 s at the start, faster updates")
 
 
@@ -166,6 +168,8 @@ class OffPolicy(Algorithm):
                 )
             kept, streams = self._make_replay(count + 1, 1, "dataset"), 1
             self.replay = MixedReplay([(own, 1.0 - share), (kept, share)])
+        for fragment in fragments:
+            self._note(fragment)
         try:
             for fragment in spread(fragments, streams, whole_episodes=bool(self.spec.frame_stack)):
                 kept.add(fragment)
@@ -202,9 +206,10 @@ class OffPolicy(Algorithm):
         return self.env_steps < self.learning_starts
 
     def update(self, fragment: Fragment) -> dict[str, float]:
-        """Store the fragment, then do as many updates as the env steps so far pay for."""
+        """Store the fragment as the env gave it, then do as many updates as the env steps so far pay for."""
         config = self.config
         self.replay.add(fragment)
+        self._note(fragment)
         pace = (self.learning_starts, config.train_freq, config.gradient_steps)
         due = updates_due(self.env_steps, self.updates, *pace, self.pace_from)
         if not due or not len(self.replay):
@@ -220,6 +225,12 @@ class OffPolicy(Algorithm):
         values = {name: float(value.mean() if isinstance(value, Tensor) else value) for name, value in logs.items()}
         return {**values, "charts/learning_rate": rate}
 
+    def _note(self, fragment: Fragment) -> None:
+        """Count a fragment in the statistics that observations and rewards are normalised by whenever they are learned from."""
+        self._note_observations(fragment)
+        if self.return_scale is not None:
+            self.return_scale.take_in(fragment)
+
     def _draw(self, batches: int) -> dict[str, Any]:
         """Rows of so many batches, one after the other."""
         size = self.config.batch_size
@@ -229,6 +240,8 @@ class OffPolicy(Algorithm):
 
     def _learn_from(self, drawn: dict[str, Any], batches: int, rate: float) -> dict[str, Tensor | float]:
         """An update for each batch, and then the new priorities; returns what to log."""
+        if self.return_scale is not None:
+            drawn = {**drawn, "reward": self.return_scale.divide(drawn["reward"], self.config.n_step)}
         rows, size = to_tensors(drawn, self.device), self.config.batch_size
         logs: dict[str, Tensor | float] = {}
         errors = []

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from wiserl.agent.base.algorithm import Algorithm
 from wiserl.core.batch import Fragment
 from wiserl.core.config import Fraction, PositiveFloat, PositiveInt, option
-from wiserl.core.tree import Nested, tree_map
+from wiserl.core.tree import Array, Nested, tree_map
 from wiserl.net.actor_critic import ActorCritic
 from wiserl.net.choice import NetworkConfig
 from wiserl.net.optim import FlatAdam
@@ -32,6 +30,8 @@ class OnPolicyConfig(NetworkConfig):
     n_epochs: PositiveInt = option(10, "passes over a round's data")
     max_grad_norm: PositiveFloat = option(0.5, "bound on the gradient's L2 norm; inf: none")
     max_policy_lag: PositiveInt | None = option(None, "async: versions per runner a fragment may be behind; none: any")
+    normalize_observation: bool = option(False, "by running mean and variance, which are part of the weights")
+    normalize_reward: bool = option(False, "divide by the running deviation of discounted returns")
     compile: bool = option(False, "compile the loss with torch.compile: some 20 s at the start, faster updates")
 
 
@@ -55,11 +55,10 @@ class OnPolicy(Algorithm):
     def max_policy_lag(self) -> int | None:
         return self.config.max_policy_lag
 
-    def _living(self, fragment: Fragment) -> slice | Tensor:
-        """Which of all rows `[T * E * A]` are steps of agents that are there."""
-        if "alive" not in fragment:
-            return slice(None)
-        return torch.from_numpy(np.flatnonzero(fragment["alive"])).to(self.device)
+    def _reward(self, fragment: Fragment) -> Array:
+        """The rewards to learn from `[T, E, A]`: counted and scaled with `normalize_reward`, else as the env gave them."""
+        reward: Array = fragment["reward"]
+        return reward if self.return_scale is None else self.return_scale.scale(fragment)
 
     def _unroll(
         self, policy: ActorCritic, obs: Nested, fragment: Fragment, length: int
@@ -77,7 +76,8 @@ class OnPolicy(Algorithm):
         return {**sequences.take(rows), "memory": sequences.memory(parts), "living": sequences}
 
     def learner_state(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict()}
+        return {**super().learner_state(), "optimizer": self.optimizer.state_dict()}
 
     def load_learner_state(self, state: dict[str, Any]) -> None:
+        super().load_learner_state(state)
         self.optimizer.load_state_dict(state["optimizer"])
