@@ -117,7 +117,7 @@ def check_finite(fragment: Fragment, env: str, first_step: int) -> None:
             raise EnvError(
                 f"env '{env}' returned {leaf[where]} as {what} at step {first_step + step} of env {env_index} of runner {rank}, "
                 f"entry {path}[agent, ...] = {list(entry)}; expected finite numbers. "
-                f"Training stopped before any weight was touched by it: mend the env (`wiserl check-env` helps)"
+                f"Training stopped before any weight was touched by it: fix the env (`wiserl check-env` helps)"
             )
 
 

@@ -1,4 +1,4 @@
-"""Finding what is wrong with an env, and saying how to mend it (`wiserl check-env`)."""
+"""Finding what is wrong with an env, and saying how to fix it (`wiserl check-env`)."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ class _ParallelChecker(Checker):
     def check_spaces(self) -> bool:
         agents = getattr(self.env, "possible_agents", None)
         if not agents or len(set(agents)) != len(agents):
-            mend = "set self.possible_agents in __init__ to the names of all agents that can ever act, each once"
-            self.say("possible_agents", f"possible_agents is {agents!r}", mend)
+            fix = "set self.possible_agents in __init__ to the names of all agents that can ever act, each once"
+            self.say("possible_agents", f"possible_agents is {agents!r}", fix)
             return False
         for agent in agents:
             observation_space = self._space_of("observation_space", agent)

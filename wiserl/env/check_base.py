@@ -25,7 +25,7 @@ from wiserl.util.errors import InputError
 _STEPS = 300
 _SECONDS = 3.0
 _SAME_STEPS = 20
-_SEED_MEND = "draw all random numbers from self.np_random, seeded by super().reset(seed=seed)"
+_SEED_FIX = "draw all random numbers from self.np_random, seeded by super().reset(seed=seed)"
 
 
 class Stop(Exception):
@@ -86,10 +86,10 @@ class Checker(Findings, ABC):
             while last is not None and last.tb_next is not None:
                 last = last.tb_next
             where = f" at {last.tb_frame.f_code.co_filename}:{last.tb_lineno}" if last else ""
-            mend = "make it run; `python -m pdb` stops where it was raised"
+            fix = "make it run; `python -m pdb` stops where it was raised"
             if "seed" in str(error) and isinstance(error, TypeError):
-                mend = "give it the signature reset(self, *, seed=None, options=None)"
-            self.say(what, f"{what} raised {type(error).__name__}: {error}{where}", mend)
+                fix = "give it the signature reset(self, *, seed=None, options=None)"
+            self.say(what, f"{what} raised {type(error).__name__}: {error}{where}", fix)
             raise Stop from error
 
     def note_step(self, obs: Any, reward: Any) -> None:
@@ -102,7 +102,7 @@ class Checker(Findings, ABC):
             return  # What was observed or earned is wrong by itself.
         problem = self.call("compute_reward", goal_problem, spec, reward, self._goal_steps)
         if problem is not None:
-            self.say("goals", problem.what, problem.mend)
+            self.say("goals", problem.what, problem.fix)
 
     def _check_continuing(self, name: EnvLike, kwargs: Mapping[str, Any]) -> None:
         """A new copy of the env must come to where this one is: a resumed run does that."""
@@ -124,9 +124,9 @@ class Checker(Findings, ABC):
         if self.problems:
             return  # A NaN differs from itself: comparing would blame the seed.
         if not _same(first, self.reset(0)):
-            self.say("seed", "two resets with one seed gave different observations", _SEED_MEND)
+            self.say("seed", "two resets with one seed gave different observations", _SEED_FIX)
         elif not _same(steps, self._episode(actions)):
-            self.say("seed", "two episodes with one seed and the same actions differ", _SEED_MEND)
+            self.say("seed", "two episodes with one seed and the same actions differ", _SEED_FIX)
 
     def _episode(self, actions: list[Any], more: int = 0) -> list[Any]:
         """What is observed under these actions and `more` random ones, which are appended to them."""

@@ -155,7 +155,7 @@ class OffPolicy(Algorithm):
         return Replay(*arguments, frame_stack=stack, frame_padding=padding)
 
     def _load(self, fragments: list[Fragment], own: Replay) -> None:
-        """Take in transitions from outside: into one's own replay, or beside it."""
+        """Take in transitions from outside: into the run's own replay, or beside it."""
         config, share = self.config, self.config.dataset_share
         count = sum(len(fragment["reward"]) for fragment in fragments)
         kept, streams = own, self.num_streams
@@ -164,7 +164,7 @@ class OffPolicy(Algorithm):
             if not all(rows):
                 raise InputError(
                     f"dataset_share={share}: of batch_size={config.batch_size} that is {rows[1]} transitions of the data set and "
-                    f"{rows[0]} of one's own; expected some of both: choose another share or a larger batch"
+                    f"{rows[0]} of the run's own; expected some of both: choose another share or a larger batch"
                 )
             kept, streams = self._make_replay(count + 1, 1, "dataset"), 1
             self.replay = MixedReplay([(own, 1.0 - share), (kept, share)])

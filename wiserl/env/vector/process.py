@@ -84,7 +84,7 @@ class _Handle:
         except TimeoutError as error:
             raise WaitTimeout(
                 f"{self} did not finish {doing} within {self._timeout:g} s: the env hangs, or is slow. "
-                "Mend the env, or set WISERL_WAIT_SECONDS to more"
+                "Fix the env, or set WISERL_WAIT_SECONDS to more"
             ) from error
         except ConnectionError as error:
             raise self._lost() from error
