@@ -25,11 +25,13 @@ def can_continue(env: EnvLike, kwargs: Mapping[str, Any]) -> bool:
     with InlineVector(env, kwargs, 1) as first:
         obs, _ = first.reset([0])
         actions: list[Array] = []
+        mask = first.mask
         codec, deadline = ActionCodec(first.spec.action_space), time.monotonic() + _SECONDS
         for step in range(_STEPS):
             begun = first.episodes.copy()
-            chosen = codec.random(random, (1, first.spec.num_agents))
-            obs = first.step(chosen).obs
+            chosen = codec.random(random, (1, first.spec.num_agents), mask)
+            after = first.step(chosen)
+            obs, mask = after.obs, after.mask
             taken = taken + 1 if np.array_equal(begun, first.episodes) else 0
             actions.append(chosen[0])
             if step and time.monotonic() > deadline:

@@ -7,6 +7,7 @@ Arrays of an `.npz`, N transitions in the order in which they were made, one epi
 - `rewards [N]`
 - `terminations [N]` and `truncations [N]`, bool (`terminals` and `timeouts`, D4RL's names, are understood)
 - `next_observations [N, ...]`, like observations; may be left out
+- if the env gives action masks: `action_masks [N, n]`, bool, and beside next_observations `next_action_masks [N, n]`
 
 Arrays named by `extras` are read, too, `[N, ...]`; others are ignored. With `next_observations` all transitions are
 used, in whatever order they are: where one is not what the next transition begins with, the episode counts as truncated
@@ -152,6 +153,11 @@ class _Transitions:
             raise InputError(f"{where}: none of its {total} transitions has a next observation; add next_observations")
         truncated = ~(terminated | goes_on)
         more = {name: reader.extra(name) for name in extras}
+        if spec.masks:
+            more["action_mask"] = mask = reader.masks("action_masks")
+            more["next_action_mask"] = (
+                reader.masks("next_action_masks", not_after=terminated) if reader.has_next else mask[next_at]
+            )
         return cls(obs, next_obs, next_at, reader.actions(), reward, terminated, truncated, used.nonzero()[0], more)
 
 

@@ -80,6 +80,15 @@ class ArrayReader:
                       f"actions in the env's own units, {space}: clip or rescale them")  # fmt: skip
         return codec.from_env(np.clip(given, space.low, space.high))
 
+    def masks(self, name: str, not_after: Array | None = None) -> Array:
+        """Action masks bool `[N, n]`, all True where no action comes after, `not_after [N]`."""
+        layout = ActionCodec(self.spec.action_space).masks
+        mask = self._take(name, (layout.size,), np.bool_)
+        if not_after is not None:
+            mask = mask | not_after[:, None]
+        self._require(name, mask, layout.has_choice(mask), "a valid action in each row")
+        return mask
+
     def extra(self, name: str) -> Array:
         """An array that the algorithm has a use for; numbers with a point as float32, which networks have."""
         array = self._named(name)

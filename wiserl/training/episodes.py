@@ -43,6 +43,7 @@ class Episodes:
     Attributes:
         obs: `[E, A, ...]`, what the next actions are chosen on.
         alive: bool `[E, A]`, which rows act next; None: all, always.
+        mask: bool `[E, A, n]`, which actions are valid then; None: the env gives no masks.
         vector_steps: steps made so far, of each env.
         fresh: whether the steps to come continue no fragment.
     """
@@ -51,6 +52,7 @@ class Episodes:
         self.envs = envs
         self.obs: Any = None
         self.alive: Array | None = None
+        self.mask: Array | None = None
         self.vector_steps = 0
         self.fresh = True
         self._env = env
@@ -62,6 +64,7 @@ class Episodes:
     def begin(self, seeds: Sequence[int]) -> None:
         """Begin a new episode in each env, whatever was going; one seed per env."""
         self.obs, self.alive = self.envs.reset(seeds)
+        self.mask = self.envs.mask
         self.fresh = True
         self._returns[:] = 0.0
         self._lengths[:] = 0
@@ -74,7 +77,7 @@ class Episodes:
 
     def arguments(self) -> dict[str, Any]:
         """What `choose_action` is given besides the observations, arrays `[E, A, ...]` by name."""
-        return self.memory()
+        return self.memory() if self.mask is None else {**self.memory(), "mask": self.mask}
 
     def remember(self, chosen: dict[str, Array]) -> None:
         """Take out of what `choose_action` returned what it is given again at the next step."""
@@ -98,11 +101,13 @@ class Episodes:
             outcome.final["obs"] = tree_map(np.copy, step.final_obs)
             if self._memory.value is not None:
                 outcome.final["memory"] = self._memory.value[step.final_envs]
+            if step.final_mask is not None:
+                outcome.final["mask"] = step.final_mask
             for env in step.env_ended:
                 outcome.finished.append((self._returns[env], self._lengths[env]))
                 self._returns[env] = self._lengths[env] = self._ages[env] = 0
         self._memory.forget(step.terminated | step.truncated, step.alive)
-        self.obs, self.alive = step.obs, step.alive
+        self.obs, self.alive, self.mask = step.obs, step.alive, step.mask
         return outcome
 
     def position(self, rank: int, actions: Array) -> Position:
@@ -128,6 +133,7 @@ class Episodes:
         self._returns[:] = 0.0
         for done in range(0, max(map(len, going.actions)), _STEPS_AT_ONCE):
             self._returns += self.envs.advance([actions[done : done + _STEPS_AT_ONCE] for actions in going.actions])
+        self.mask = self.envs.mask
         self._ages[:] = self._lengths[:] = [len(actions) for actions in going.actions]
         same = all(
             np.array_equal(found, saved, equal_nan=found.dtype.kind == "f")

@@ -90,6 +90,7 @@ class GymRunner(Runner):
         self._episodes = Episodes(self.envs, names[1], algorithm.memory_size)
         self._collector = Collector(self._episodes, args.steps, self.rank, algorithm, names)
         self._go_on()
+        _check_masks(self.envs, self.policy.plan.spec)
 
     @property
     def vector_steps(self) -> int:
@@ -144,7 +145,7 @@ class GymRunner(Runner):
         vector_steps, sampled = self.vector_steps, 0
 
         def act(obs: Nested) -> dict[str, Array]:
-            return {"action": codec.random(random, shape)}
+            return {"action": codec.random(random, shape, self._episodes.mask)}
 
         self._begin_episodes(*where, "random")
         try:
@@ -192,3 +193,15 @@ def _check_same(envs: VectorEnv, expected: EnvSpec) -> None:
     else:
         who, advice = "made again it", "let it have the same ones each time"
     raise InputError(f"env '{expected.id}' has {had}, but {who} has {has}: {advice}")
+
+
+def _check_masks(envs: VectorEnv, expected: EnvSpec) -> None:
+    """Raise InputError, and close the envs, unless they give masks as they did when the run was prepared."""
+    if (envs.mask is not None) == bool(expected.masks):
+        return
+    envs.close()
+    now, then = ("masks", "none") if expected.masks == "" else ("no masks", "some")
+    raise InputError(
+        f"env '{expected.id}' gives {now} (--vector {envs.kind}), but gave {then} when it was made first: let it give one at each "
+        "reset and step, or none; where its native vector version is another env, choose --vector inline"
+    )

@@ -102,8 +102,8 @@ class Track:
             state["episodes"] = going.episodes.tolist()
             state["ages"] = self._last.ages.tolist()
             state["actions"] = torch.from_numpy(np.concatenate(going.actions))
-            state["obs"] = tree_map(lambda leaf: torch.from_numpy(np.ascontiguousarray(leaf)), going.obs)
-            state["memory"] = None if going.memory is None else torch.from_numpy(going.memory)
+            state["obs"] = tree_map(lambda leaf: torch.from_numpy(np.array(leaf)), going.obs)
+            state["memory"] = None if going.memory is None else torch.from_numpy(np.array(going.memory))
         return state
 
     @classmethod

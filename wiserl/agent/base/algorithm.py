@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
@@ -78,6 +79,11 @@ class Algorithm(Agent):
                 f"{type(self).__name__.lower()} cannot learn net={config.net}, which has memory: use net=auto, mlp, cnn or impala_cnn "
                 "(frame stacking shows it the last few observations)"
             )
+        if spec.masks and not self.takes("mask"):
+            raise InputError(
+                f"{type(self).__name__.lower()} cannot act with masks, which env '{spec.id}' gives: its choose_action has no argument "
+                "'mask'. Give it one and let it choose valid actions only (docs/masks.md), or leave action_mask out of the env"
+            )
         self.policy = self._initialised("weights", self._build)
         self.normalizer = self._find_normalizer()
         scaled = getattr(config, "normalize_reward", False)
@@ -127,8 +133,22 @@ class Algorithm(Agent):
         self._buffers = dict(self.policy.named_buffers())  # looked up once: the walk over all modules is slow
         self._forward = NumpyPolicy.of(self.policy)
 
-    def _act(self, obs: Nested) -> Array:
-        """What `policy` gives for observations `[E, A, ...]`: `[E * A, ...]`, computed in the cheaper way."""
+    @classmethod
+    def takes(cls, argument: str) -> bool:
+        """Whether `choose_action` has an argument of this name."""
+        parameters = inspect.signature(cls.choose_action).parameters
+        return argument in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+
+    def _act(self, obs: Nested, mask: Array | None = None) -> Array:
+        """What `policy` gives for observations `[E, A, ...]`: `[E * A, ...]`, computed in the cheaper way.
+
+        `mask` is handed on to the policy; None: it has no argument for it, or needs none.
+        """
+        if mask is not None:
+            with torch.inference_mode():
+                given = (to_tensors(each, self.device, skip_axes=2) for each in (obs, mask))
+                values: Array = self.policy(*given).cpu().numpy()
+            return values
         if self._forward is not None and not self._forward.holds():
             self._forward = NumpyPolicy.of(self.policy)
         if self._forward is not None:
@@ -175,7 +195,8 @@ class Algorithm(Agent):
         """Act on observations `[E, A, ...]`: arrays `[E, A, ...]`, "action" and whatever `finish_fragment` or `update` needs.
 
         Where `memory_size` is not 0 there is an argument more, `memory`: float32 `[E, A, memory_size]`, what acting remembers
-        of each row's episode, zeros at its start. What is to be remembered next is in the result under that name.
+        of each row's episode, zeros at its start. What is to be remembered next is in the result under that name. Where the env
+        gives masks there is `mask`, bool `[E, A, n]` (`core.masks`): an action that it does not allow must not be chosen.
         """
 
     @abstractmethod
