@@ -252,7 +252,7 @@ def _through(module: nn.Module, values: Tensor, what: str, source: str) -> Tenso
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             problem = f" ({_line(error)})"
     raise InputError(
-        f"{what} does not fit: from {source} comes {_shape(values)} of each observation, expected {_wanted(module)}{problem}"
+        f"{what} does not fit: from {source} comes {_shape(values)} of each observation, expected {_expected_shape(module)}{problem}"
     )
 
 
@@ -266,7 +266,7 @@ def _axes(module: nn.Module) -> int | None:
     return int(kind[-2]) + 1 if kind.endswith(("1d", "2d", "3d")) else None
 
 
-def _wanted(module: nn.Module) -> str:
+def _expected_shape(module: nn.Module) -> str:
     sides = ("height", "width", "depth")[: (_axes(module) or 1) - 1]
     if isinstance(module, nn.Linear):
         return f"in_features={module.in_features} numbers on the last axis"

@@ -55,7 +55,7 @@ class Saver:
         self._to_evaluate.add(path.name)
         return path
 
-    def evaluated(self, path: str | Path) -> None:
+    def note_evaluation(self, path: str | Path) -> None:
         """A checkpoint to evaluate is needed no longer."""
         self._to_evaluate.discard(Path(path).name)
 

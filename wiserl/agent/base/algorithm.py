@@ -20,7 +20,7 @@ from wiserl.net.choice import NetworkConfig, is_recurrent
 from wiserl.net.normalize import ObservationNormalizer, normalizers
 from wiserl.net.optim import flatten_parameters
 from wiserl.ops.returns import ReturnScale
-from wiserl.ops.schedules import decayed, progress, told_resumed
+from wiserl.ops.schedules import decayed_value, progress, resume_notice
 from wiserl.ops.tensors import to_tensors
 from wiserl.util.errors import InputError
 from wiserl.util.seeding import derive_seed, restart, rng
@@ -84,13 +84,13 @@ class Algorithm(Agent):
                 f"{type(self).__name__.lower()} cannot act with masks, which env '{spec.id}' gives: its choose_action has no argument "
                 "'mask'. Give it one and let it choose valid actions only (docs/masks.md), or leave action_mask out of the env"
             )
-        self.policy = self._initialised("weights", self._build)
+        self.policy = self._initialise("weights", self._build)
         self.normalizer = self._find_normalizer()
         scaled = getattr(config, "normalize_reward", False)
         self.return_scale = ReturnScale(num_streams, spec.num_agents, config.gamma) if scaled else None
         self._own_tensors()
 
-    def _initialised(self, name: str, build: Callable[[], ModuleT]) -> ModuleT:
+    def _initialise(self, name: str, build: Callable[[], ModuleT]) -> ModuleT:
         """What `build` makes, its weights drawn from the seed and `name` alone; torch's own generator stays as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(
@@ -229,12 +229,12 @@ class Algorithm(Agent):
         """Share of training done, 0 to 1."""
         return progress(self.env_steps, self.total_steps, self.progress_from)
 
-    def scheduled(self, progress: float) -> dict[str, float]:
+    def scheduled_values(self, progress: float) -> dict[str, float]:
         """What changes with `progress`, by name, at that share of training: told to the user where a resumed run is longer."""
         config = self.config
         if getattr(config, "learning_rate_decay", "none") == "none":
             return {}
-        return {LEARNING_RATE: decayed(config.learning_rate, config.learning_rate_decay, progress)}
+        return {LEARNING_RATE: decayed_value(config.learning_rate, config.learning_rate_decay, progress)}
 
     def course(self) -> dict[str, Any]:
         """What is needed, besides the counters, to count on from a checkpoint: plain values by name."""
@@ -256,8 +256,8 @@ class Algorithm(Agent):
         if total == before or self.env_steps >= total:
             return []
         self.progress_from = (self.env_steps, progress(self.env_steps, before, self.progress_from))
-        now, end = self.scheduled(self.progress), self.scheduled(1.0)
-        told = [("message", f"total_steps={total:,} (was {before:,}): {told_resumed(now, end)}")] if now else []
+        now, end = self.scheduled_values(self.progress), self.scheduled_values(1.0)
+        told = [("message", f"total_steps={total:,} (was {before:,}): {resume_notice(now, end)}")] if now else []
         if now.get(LEARNING_RATE) == 0.0:
             told.append(("warning", f"the learning rate has ended at 0, so that nothing more is learned: resume with "
                          f"learning_rate_decay=none to learn at learning_rate={self.config.learning_rate:g}"))  # fmt: skip
@@ -266,7 +266,7 @@ class Algorithm(Agent):
     def _learning_rate(self, fragment: Fragment) -> float:
         """The rate to learn from this round at, by `learning_rate` and `learning_rate_decay` of the config."""
         begun = progress(self.env_steps - count_env_steps(fragment), self.total_steps, self.progress_from)
-        return decayed(self.config.learning_rate, self.config.learning_rate_decay, self.progress, begun)
+        return decayed_value(self.config.learning_rate, self.config.learning_rate_decay, self.progress, begun)
 
     def learner_state(self) -> dict[str, Any]:
         """What a checkpoint keeps besides the policy: tensors and plain values, by name."""
