@@ -19,7 +19,7 @@ _ROWS = 3
 
 
 def network_name(network: Callable[..., Any]) -> str:
-    """`module:Class` of a class or function, by which it is found again wherever a policy is opened.
+    """`module:Class` of a class or function, the name to import it by wherever a policy is opened.
 
     Raises:
         InputError: it cannot be found by its name.

@@ -1,4 +1,4 @@
-"""From steps of envs to fragments `[T, E, A, ...]`: what was seen, what was done, what came of it, and whether all is finite."""
+"""Makes fragments `[T, E, A, ...]` from steps of envs, and checks that all values are finite."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ class GymRunner(Runner):
         return fragment
 
     def random_fragments(self, env_steps: int) -> Iterator[Fragment]:
-        """Fragments of at least so many env steps of uniformly random actions, for none to learn from.
+        """Fragments of at least so many env steps of uniformly random actions, which are not learned from.
 
         They are of episodes of their own. The first fragment that `collect` gives after them is the one it would have given
         before, weights apart.

@@ -43,7 +43,7 @@ class Learning:
         self._warned: set[str] = set()
 
     def check(self, fragment: Fragment) -> None:
-        """Check the first fragment of each runner, and those that begin anew; what it sends after them has the same fields."""
+        """Check the first fragment of each runner, and those that continue no other; what it sends after them has the same fields."""
         rank = int(fragment["rank"][0])
         if rank not in self._checked or fragment["fresh"].any():
             check_fragment(fragment)

@@ -230,18 +230,18 @@ class Algorithm(Agent):
         return progress(self.env_steps, self.total_steps, self.progress_from)
 
     def scheduled_values(self, progress: float) -> dict[str, float]:
-        """What changes with `progress`, by name, at that share of training: told to the user where a resumed run is longer."""
+        """Values that are scheduled, by name, at that share of training. A resumed run with another length tells them to the user."""
         config = self.config
         if getattr(config, "learning_rate_decay", "none") == "none":
             return {}
         return {LEARNING_RATE: decayed_value(config.learning_rate, config.learning_rate_decay, progress)}
 
     def course(self) -> dict[str, Any]:
-        """What is needed, besides the counters, to count on from a checkpoint: plain values by name."""
+        """What schedules need, besides the counters, to go on from a checkpoint: plain values by name."""
         return {"total_steps": self.total_steps, "progress_from": list(self.progress_from)}
 
     def resume_course(self, course: Mapping[str, Any], config: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Count on from a checkpoint, whose weights, `env_steps` and `updates` have been taken in.
+        """Go on with schedules from a checkpoint, whose weights, `env_steps` and `updates` have been loaded.
 
         Args:
             course: what `course` gave; of a checkpoint without it, its `total_steps` at least.

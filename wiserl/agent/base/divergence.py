@@ -1,4 +1,4 @@
-"""Training that has diverged: found before the weights are acted with or saved, and named for what it is."""
+"""Finds training that has diverged, before the weights are used to act, or saved."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class DivergenceWatch:
         try:
             logs = self._algorithm.update(fragment)
         except Exception:
-            self.check()  # what it failed of, as likely as not
+            self.check()  # most likely the cause of the error
             raise
         self.check(logs)
         return logs
