@@ -166,8 +166,8 @@ class Collector:
         chosen = act(episodes.obs)
         if buffer.length == 0:
             self._check_chosen(chosen)
-        mask = {} if episodes.mask is None else {"action_mask": episodes.mask}
-        buffer.add_choice(episodes.obs, episodes.alive, {**chosen, **mask})
+        given = chosen if episodes.mask is None else {**chosen, "action_mask": episodes.mask}
+        buffer.add_choice(episodes.obs, episodes.alive, given)
         buffer.add_outcome(episodes.step(chosen["action"]))
 
     def _fragment(self, version: int, fresh: bool) -> Fragment:

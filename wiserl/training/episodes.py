@@ -58,7 +58,7 @@ class Episodes:
         self._env = env
         self._returns = np.zeros(envs.num_envs)
         self._lengths = np.zeros(envs.num_envs, np.int64)
-        self._ages = np.zeros(envs.num_envs, np.int64)  # vector steps: rows that are being reset count
+        self._begun = np.zeros(envs.num_envs, np.int64)  # vector steps at which the episodes going began
         self._memory = RowMemory(memory_size, envs.num_envs, envs.spec.num_agents)
 
     def begin(self, seeds: Sequence[int]) -> None:
@@ -68,7 +68,7 @@ class Episodes:
         self.fresh = True
         self._returns[:] = 0.0
         self._lengths[:] = 0
-        self._ages[:] = 0
+        self._begun[:] = self.vector_steps
         self._memory.restart(self.alive)
 
     def memory(self) -> dict[str, Array]:
@@ -77,6 +77,8 @@ class Episodes:
 
     def arguments(self) -> dict[str, Any]:
         """What `choose_action` is given besides the observations, arrays `[E, A, ...]` by name."""
+        if self._memory.value is None and self.mask is None:
+            return {}  # at each step of most envs
         return self.memory() if self.mask is None else {**self.memory(), "mask": self.mask}
 
     def remember(self, chosen: dict[str, Array]) -> None:
@@ -90,12 +92,12 @@ class Episodes:
     def step(self, actions: Array) -> Outcome:
         """Step each env once, by actions `[E, A, ...]`."""
         alive = self.alive
-        stepped = 1 if alive is None else alive.any(axis=1)  # of now: the envs write over their own array in `step`
+        self._lengths += (
+            1 if alive is None else alive.any(axis=1)
+        )  # before the envs write over their own array in `step`
         step = self.envs.step(actions)
         self.vector_steps += 1
         self._returns += step.reward[:, 0] if step.reward.shape[1] == 1 else step.reward.sum(axis=1)
-        self._lengths += stepped
-        self._ages += 1
         outcome = Outcome(step)
         if step.final_envs:
             outcome.final["obs"] = tree_map(np.copy, step.final_obs)
@@ -105,8 +107,10 @@ class Episodes:
                 outcome.final["mask"] = step.final_mask
             for env in step.env_ended:
                 outcome.finished.append((self._returns[env], self._lengths[env]))
-                self._returns[env] = self._lengths[env] = self._ages[env] = 0
-        self._memory.forget(step.terminated | step.truncated, step.alive)
+                self._returns[env] = self._lengths[env] = 0
+                self._begun[env] = self.vector_steps
+        if self._memory.value is not None:
+            self._memory.forget(step.terminated | step.truncated, step.alive)
         self.obs, self.alive, self.mask = step.obs, step.alive, step.mask
         return outcome
 
@@ -117,7 +121,7 @@ class Episodes:
             rank=rank,
             vector_steps=self.vector_steps,
             episodes=None if episodes is None else episodes.copy(),
-            ages=self._ages.copy(),
+            ages=self.vector_steps - self._begun,  # rows that are being reset count
             actions=actions,
             obs=tree_map(np.copy, self.obs),
             memory=None if memory is None else memory.copy(),
@@ -134,7 +138,8 @@ class Episodes:
         for done in range(0, max(map(len, going.actions)), _STEPS_AT_ONCE):
             self._returns += self.envs.advance([actions[done : done + _STEPS_AT_ONCE] for actions in going.actions])
         self.mask = self.envs.mask
-        self._ages[:] = self._lengths[:] = [len(actions) for actions in going.actions]
+        self._lengths[:] = [len(actions) for actions in going.actions]
+        self._begun[:] = self.vector_steps - self._lengths
         same = all(
             np.array_equal(found, saved, equal_nan=found.dtype.kind == "f")
             for (_, found), (_, saved) in zip(tree_leaves(self.obs), tree_leaves(going.obs), strict=True)

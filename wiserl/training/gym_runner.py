@@ -162,8 +162,10 @@ class GymRunner(Runner):
         self.envs.close()
 
     def _act(self, obs: Nested) -> dict[str, Array]:
-        chosen: dict[str, Array] = self.agent.choose_action(obs, **self._episodes.arguments())
-        self._episodes.remember(chosen)
+        given = self._episodes.arguments()
+        chosen: dict[str, Array] = self.agent.choose_action(obs, **given) if given else self.agent.choose_action(obs)
+        if "memory" in given:
+            self._episodes.remember(chosen)
         return chosen
 
     def _go_on(self) -> None:
