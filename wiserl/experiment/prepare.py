@@ -1,4 +1,4 @@
-"""What happens before a run begins: its env is looked at, what was left open is decided, its folder is taken."""
+"""What happens before a run begins: look at its env, decide what was left open, take its folder."""
 
 from __future__ import annotations
 
