@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wiserl.agent.dqn import QLearning, QLearningConfig
 from wiserl.core.config import Fraction, PositiveFloat, PositiveInt, option
-from wiserl.net.q_network import QNetwork, QuantileNetwork, best, inputs, taken
+from wiserl.net.q_network import QNetwork, QuantileNetwork, best, inputs, outputs_at
 from wiserl.ops.losses import weighted_mean
 
 
@@ -72,8 +72,8 @@ def quantile_loss(network: QNetwork, target: QNetwork, batch: dict[str, Any],
         chooser = network.outputs(*after) if config.double else following
         chosen = best(network.values(chooser), next_mask)
         discount = batch["discount"] * ~batch["terminated"]
-        goal = batch["reward"].unsqueeze(1) + discount.unsqueeze(1) * taken(following, chosen)
-    quantiles = taken(network.outputs(*before), batch["action"])
+        goal = batch["reward"].unsqueeze(1) + discount.unsqueeze(1) * outputs_at(following, chosen)
+    quantiles = outputs_at(network.outputs(*before), batch["action"])
     losses = quantile_huber(quantiles, goal)
     return weighted_mean(losses, batch), losses.detach(), network.values(quantiles.detach())
 

@@ -23,7 +23,7 @@ from wiserl.core.tree import Array, Nested, leading_axes
 from wiserl.net.acting import Plain
 from wiserl.net.choice import make_encoder
 from wiserl.net.critic import Critics, DiscreteCritics
-from wiserl.net.heads import LOG_STD_MAX, LOG_STD_MIN, Categorical, masked_logits, only_valid, squashed
+from wiserl.net.heads import LOG_STD_MAX, LOG_STD_MIN, Categorical, masked_logits, only_valid, squash
 from wiserl.net.normalize import ObservationNormalizer
 from wiserl.net.optim import FlatAdam, flatten_parameters
 from wiserl.ops.exploration import random_choices
@@ -84,7 +84,7 @@ def critic_loss(critics: Critics, target: Critics, actor: Actor, batch: dict[str
         The loss and the absolute TD errors `[N]`, of the two critics the mean.
     """
     with torch.no_grad():
-        action, log_prob = squashed(actor(batch["next_obs"]), noise)
+        action, log_prob = squash(actor(batch["next_obs"]), noise)
         following = target(batch["next_obs"], action).amin(1) - alpha * log_prob
         goal = batch["reward"] + batch["discount"] * ~batch["terminated"] * following
     errors = goal.unsqueeze(1) - critics(batch["obs"], batch["action"])
@@ -96,7 +96,7 @@ def actor_loss(actor: Actor, critics: Critics, obs: Nested, alpha: Tensor, noise
 
     `critics` are frozen: the gradient goes through them to the actor.
     """
-    action, log_prob = squashed(actor(obs), noise)
+    action, log_prob = squash(actor(obs), noise)
     return (alpha * log_prob - critics(obs, action).amin(1)).mean(), -log_prob.detach()
 
 
@@ -156,7 +156,7 @@ class SAC(OffPolicyActorCritic):
         config, clip = self.config, self.config.max_grad_norm
         self.actor_optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, max_grad_norm=clip)
         kind: type[Critics | DiscreteCritics] = DiscreteCritics if self.discrete else Critics
-        self.critics = self._trained_critics(
+        self.critics = self._make_critics(
             lambda: kind(self.spec, 2, config.hidden_sizes, config.activation, config.net, self.normalizer)
         )
         self.temperature = Temperature(config.ent_coef_init).to(self.device)
@@ -165,8 +165,8 @@ class SAC(OffPolicyActorCritic):
         )
         automatic = 0.5 * math.log(self.size) if self.discrete else -float(self.size)
         self.target_entropy = automatic if config.target_entropy == "auto" else config.target_entropy
-        self._critic_loss = self._maybe_compiled(discrete_critic_loss if self.discrete else critic_loss)
-        self._actor_loss = self._maybe_compiled(discrete_actor_loss if self.discrete else actor_loss)
+        self._critic_loss = self._compile_if_asked(discrete_critic_loss if self.discrete else critic_loss)
+        self._actor_loss = self._compile_if_asked(discrete_actor_loss if self.discrete else actor_loss)
 
     @property
     def alpha(self) -> Tensor:

@@ -122,8 +122,8 @@ class SARSA(OnPolicy):
         """Probability of a random action now."""
         return exploration(self.config, self.progress)
 
-    def scheduled(self, progress: float) -> dict[str, float]:
-        return {**super().scheduled(progress), "epsilon": exploration(self.config, progress)}
+    def scheduled_values(self, progress: float) -> dict[str, float]:
+        return {**super().scheduled_values(progress), "epsilon": exploration(self.config, progress)}
 
     def choose_action(self, obs: Nested, deterministic: bool = False, mask: Array | None = None) -> dict[str, Array]:
         """Epsilon-greedy (or greedy) actions."""

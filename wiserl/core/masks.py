@@ -120,7 +120,7 @@ def split_observation(spec: EnvSpec, obs: Any, who: str) -> tuple[Any, Any]:
 
 
 def following_masks(mask: Array, last: Array, final: Array, final_at: Array, ended: Array) -> Array:
-    """Masks of what followed each step of a fragment, `[T, E, A, n]`, by which a bootstrap is taken.
+    """Masks of the observation that followed each step of a fragment, `[T, E, A, n]`, for the bootstrap.
 
     Args:
         mask: `[T, E, A, n]`, of the observations.

@@ -105,7 +105,7 @@ class Checker(Findings, ABC):
             self.say("goals", problem.what, problem.fix)
 
     def _check_continuing(self, name: EnvLike, kwargs: Mapping[str, Any]) -> None:
-        """A new copy of the env must come to where this one is: a resumed run does that."""
+        """A new copy of the env must be able to get to where this one is, as in a resumed run."""
         if self.problems:
             return  # What is wrong in one copy would be found again in two.
         if not self.call("an episode repeated in a new copy of the env", can_continue, name, kwargs):

@@ -1,4 +1,4 @@
-"""Whether an env's episodes can be gone on with in another process: a part of `wiserl check-env`."""
+"""Whether an env's episodes can go on in another process: a part of `wiserl check-env`."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def _try(vector: InlineVector, action: Array) -> str:
         vector.step(action)
     except Exception as error:
         return f"an invalid action is refused ({type(error).__name__})"
-    return "an invalid action is refused by nobody: the env makes the step"
+    return "the env does not refuse an invalid action: it makes the step"
 
 
 def _wrong_ones(mask: Array, sizes: tuple[int, ...]) -> Array:

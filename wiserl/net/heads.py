@@ -176,7 +176,7 @@ def make_head(space: spaces.Space[object], algorithm: str) -> ActionHead:
     )
 
 
-def squashed(outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+def squash(outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Actions `tanh(mean + std * noise)` `[N, size]` and their log-probabilities `[N]` (appendix C)."""
     mean, log_std = outputs.chunk(2, 1)
     log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)

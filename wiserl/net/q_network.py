@@ -116,6 +116,6 @@ def best(values: Tensor, mask: Tensor | None) -> Tensor:
     return (values if mask is None else values.masked_fill(~mask, -torch.inf)).argmax(1)
 
 
-def taken(outputs: Tensor, action: Tensor) -> Tensor:
+def outputs_at(outputs: Tensor, action: Tensor) -> Tensor:
     """Of outputs `[N, n, K]`, those of each row's action `[N]`: `[N, K]`."""
     return outputs.gather(1, action[:, None, None].expand(-1, 1, outputs.shape[2])).squeeze(1)

@@ -55,7 +55,7 @@ def run_episodes(
     with make_vector(env, env_kwargs, min(episodes, MAX_ENVS), "inline") as envs:
         if envs.spec.masks and not policy.spec.masks:
             raise InputError(
-                f"this policy observes '{ENTRY}' of env '{env_id(env)}', as policies did before masks were heeded; train it anew"
+                f"this policy observes '{ENTRY}' of env '{env_id(env)}', as policies did before wiserl used masks; train it again"
             )
         while len(returns) < episodes:
             wanted = min(episodes - len(returns), envs.num_envs)

@@ -212,17 +212,17 @@ def _from_episodes(source: str, episodes: Iterable[Any], spec: EnvSpec) -> Itera
     for number, episode in enumerate(episodes):
         names = ("actions", "rewards", "terminations", "truncations")
         arrays = {name: np.asarray(getattr(episode, name)) for name in names}
-        for path, leaf in _named("", episode.observations):
+        for path, leaf in _named_arrays("", episode.observations):
             arrays[f"observations{path}"] = leaf[:-1]
             arrays[f"next_observations{path}"] = leaf[1:]
         where = f"data set '{source}', episode {number}"
         yield from _fragments(_Transitions.read(where, arrays, spec))
 
 
-def _named(path: str, tree: Any) -> Iterator[tuple[str, Array]]:
+def _named_arrays(path: str, tree: Any) -> Iterator[tuple[str, Array]]:
     """Leaves of nested dicts and tuples, each with the names that lead to it: "/position", "/0"; "" for a bare array."""
     if isinstance(tree, (Mapping, tuple)):
         for key, child in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
-            yield from _named(f"{path}/{key}", child)
+            yield from _named_arrays(f"{path}/{key}", child)
     else:
         yield path, np.asarray(tree)

@@ -25,7 +25,7 @@ def with_next_masks(fragment: Fragment) -> Fragment:
 def with_valid_masks(state: dict[str, Any], size: int) -> dict[str, Any]:
     """The state of a replay whose transitions have masks of `size`; where they had none, all actions count as valid.
 
-    So it was when they were stored: by a version that did not heed masks. `state_dict` of any replay gave it.
+    They were stored by a version that ignored masks. Any replay's `state_dict` may have given the state.
     """
     state = dict(state)
     for key in [key for key in state if key.rpartition(".")[2] == "fields" and "action_mask" not in state[key]]:

@@ -1,4 +1,4 @@
-"""The episodes that a runner's envs are in: begun, stepped, counted, and gone on with after a resume."""
+"""The episodes that a runner's envs are in: begins, steps and counts them, and goes on with them after a resume."""
 
 from __future__ import annotations
 

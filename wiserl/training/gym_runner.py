@@ -18,7 +18,7 @@ from wiserl.ops.pacing import steps_of_round
 from wiserl.training.collect import Collector
 from wiserl.training.episodes import Episodes
 from wiserl.training.training_agent import TrainingAgent
-from wiserl.training.transform import Transform, transformed
+from wiserl.training.transform import Transform, apply_transform
 from wiserl.transport.registry import WiseRL
 from wiserl.util.errors import InputError
 from wiserl.util.seeding import derive_seed, rng
@@ -111,7 +111,7 @@ class GymRunner(Runner):
         fragment = self.collect()
         position = self._episodes.position(self.rank, fragment["action"])
         if self.args.transform is not None:
-            fragment = transformed(fragment, self.args.transform)
+            fragment = apply_transform(fragment, self.args.transform)
         self.agent.update(fragment, position)
 
     def collect(self) -> Fragment:
@@ -131,7 +131,7 @@ class GymRunner(Runner):
         return fragment
 
     def random_fragments(self, env_steps: int) -> Iterator[Fragment]:
-        """Fragments of at least so many env steps of uniformly random actions, for none to learn from.
+        """Fragments of at least so many env steps of uniformly random actions, which are not learned from.
 
         They are of episodes of their own. The first fragment that `collect` gives after them is the one it would have given
         before, weights apart.

@@ -1,8 +1,8 @@
-"""Where a runner's envs stand, so that a resumed run can go on in the midst of their episodes.
+"""Where a runner's envs stand, so that a resumed run can go on in the middle of their episodes.
 
-The state of an env cannot be saved in general. But an episode is a function of its seed and the actions taken in it: with
-each fragment a runner says which episodes are going and for how long, the learner keeps the actions since they began, and a
-new runner begins the same episodes and steps through them.
+The state of an env cannot be saved in general. But an episode is a function of its seed and the actions taken in it. With
+each fragment a runner says which episodes its envs are in and how old these are, and the learner keeps the actions since they
+began. A new runner begins the same episodes and steps through those actions.
 """
 
 from __future__ import annotations

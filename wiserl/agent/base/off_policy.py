@@ -191,7 +191,7 @@ class OffPolicy(Algorithm):
         reward.check()
         return reward
 
-    def _maybe_compiled(self, loss: Callable[..., Any]) -> Callable[..., Any]:
+    def _compile_if_asked(self, loss: Callable[..., Any]) -> Callable[..., Any]:
         """`loss`, compiled if the configuration says so."""
         return torch.compile(loss) if self.config.compile else loss
 
@@ -256,8 +256,8 @@ class OffPolicy(Algorithm):
             self.replay.update_priorities(drawn["index"], torch.cat(errors).abs().cpu().numpy())
         return logs
 
-    def scheduled(self, progress: float) -> dict[str, float]:
-        values, config = super().scheduled(progress), self.config
+    def scheduled_values(self, progress: float) -> dict[str, float]:
+        values, config = super().scheduled_values(progress), self.config
         return values | (
             {"prioritized_beta": linear(config.prioritized_beta, 1.0, progress)} if config.prioritized else {}
         )

@@ -84,7 +84,7 @@ class InlineVector(VectorEnv):
                 check_observation(self.spec.observation_space, obs, f"env '{self.spec.id}'")
                 self._obs_rows[index] = obs
             self._any_ended = True  # A step that raised may have set flags before it did.
-            if self._has_mask:  # rows read it: the episodes begin anew
+            if self._has_mask:  # rows read the masks: the episodes begin again, by them
                 self._is_fast = False
                 self.bind(self._buffers)
         for rows, episode in zip(self._rows, episodes, strict=False):

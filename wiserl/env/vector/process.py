@@ -70,7 +70,7 @@ class _Handle:
             else:
                 send(self.sock, command, value)
         except ConnectionError as error:
-            raise self._lost() from error
+            raise self._death() from error
 
     def answer(self, doing: str) -> tuple[Any, BaseException | None]:
         """Wait for the answer to the last command: its result, or the exception that the worker raised."""
@@ -87,12 +87,12 @@ class _Handle:
                 "Fix the env, or set WISERL_WAIT_SECONDS to more"
             ) from error
         except ConnectionError as error:
-            raise self._lost() from error
+            raise self._death() from error
         if kind == RESULT:
             return value, None
         return None, value.error(f"in {self}:", EnvError)
 
-    def _lost(self) -> ActorLost:
+    def _death(self) -> ActorLost:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_CLOSE_SECONDS)
         code = self._process.returncode
