@@ -53,6 +53,13 @@ CASES = [
     ("dqn", "mpe2/simple_spread_v3", "inline"),
     ("ppo", "mpe2/simple_spread_v3", "process"),
 ]
+ENVS = {
+    **dict.fromkeys(("ppo", "recurrent"), ("CartPole-v1", "Pendulum-v1", "LunarLander-v3", "mpe2/simple_spread_v3")),
+    "dqn": ("CartPole-v1", "LunarLander-v3", "mpe2/simple_spread_v3"),
+    "sac": ("Pendulum-v1",),
+}
+ALL = [(algo, env, vector) for algo, envs in ENVS.items() for env in envs for vector in ("inline", "process")]
+OTHERS = [pytest.param(*case, marks=pytest.mark.slow) for case in ALL if case not in CASES]
 
 
 class Stop:
@@ -75,7 +82,7 @@ def poll_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(("algo", "env", "vector"), CASES)
+@pytest.mark.parametrize(("algo", "env", "vector"), [*CASES, *OTHERS])
 def test_weights_do_not_depend_on_checkpoints_evaluations_breaks_or_backend(
     algo: str, env: str, vector: str, tmp_path: Path, cluster: Any, poll_at_once: None
 ) -> None:
