@@ -1,4 +1,4 @@
-"""The Ray backend: learners and runners as actors. Only this file and `ray_places` import ray.
+"""The Ray backend: learners and runners as actors. Ray itself comes from `ray_import`.
 
 Who owns what: the script owns every actor. An agent made inside a runner is placed through a small `keeper` actor of the
 script's, so that it outlives the runner and still ends with the script, however the script ends.
@@ -15,10 +15,13 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import cloudpickle
+
 from wiserl.core.agent import Agent
 from wiserl.core.runner import Runner
 from wiserl.transport.backend import RunnerContext, RunnerGroup, attach_session, limit_threads
 from wiserl.transport.handle import AgentHandle
+from wiserl.transport.ray_import import ray
 from wiserl.transport.ray_places import (
     QUIET,
     RunnerPlace,
@@ -34,11 +37,6 @@ from wiserl.transport.supervise import supervise
 from wiserl.transport.weights import Packed
 from wiserl.util.errors import InputError, nearest
 from wiserl.util.variables import num_threads, wait_seconds
-
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-import cloudpickle
-import ray
 
 log = logging.getLogger("wiserl")
 GET_AGENT_SECONDS = 120.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,25 +10,11 @@ from typing import Any, NamedTuple
 
 from wiserl.transport.cluster import check_room, find_cluster, share_out, signals_later
 from wiserl.transport.messages import Ack
+from wiserl.transport.ray_import import NodeAffinitySchedulingStrategy, exceptions, ray
 from wiserl.transport.token import check_token
 from wiserl.util.errors import ActorLost, InputError, LearnerLost, WaitTimeout
 from wiserl.util.failure import Failure
 from wiserl.util.variables import wait_seconds
-
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-import ray
-from ray.exceptions import (
-    ActorUnschedulableError,
-    GetTimeoutError,
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayActorError,
-    RayError,
-    WorkerCrashedError,
-)
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 log = logging.getLogger("wiserl")
 
@@ -38,12 +23,12 @@ PLACEMENT_SECONDS = 120.0
 # A record per call, kept by the head process for the dashboard, would grow it by megabytes a minute.
 QUIET = {"enable_task_events": False}
 DEATHS = (
-    RayActorError,
-    ActorUnschedulableError,
-    WorkerCrashedError,
-    NodeDiedError,
-    OutOfMemoryError,
-    ObjectLostError,
+    exceptions.RayActorError,
+    exceptions.ActorUnschedulableError,
+    exceptions.WorkerCrashedError,
+    exceptions.NodeDiedError,
+    exceptions.OutOfMemoryError,
+    exceptions.ObjectLostError,
 )
 
 
@@ -106,10 +91,10 @@ def get_answer(ref: Any, name: str, actor: Any) -> Any:
         if isinstance(value, Ack) and isinstance(value.weights, list):
             value = replace(value, weights=ray.get(value.weights[0], timeout=wait_seconds()))
         return value
-    except GetTimeoutError:
+    except exceptions.GetTimeoutError:
         try:
             missing = ray.get(actor.control.remote("missing"), timeout=5)
-        except GetTimeoutError:
+        except exceptions.GetTimeoutError:
             missing = "nobody: it is still in `update`"
         raise WaitTimeout(
             f"no answer from agent '{name}' in {wait_seconds():.0f} s; it waits for runners {missing}. In sync mode every runner that "
@@ -198,7 +183,7 @@ def connect() -> None:
                 namespace="wiserl",
                 include_dashboard=False,
             )
-    except (ConnectionError, RayError) as error:
+    except (ConnectionError, exceptions.RayError) as error:
         raise InputError(
             f"the Ray cluster at {address} does not let this process join: {error}. Its address has to be the one `ray start` "
             "printed"
