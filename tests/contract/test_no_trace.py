@@ -134,6 +134,31 @@ def test_an_env_that_cannot_be_continued_begins_new_episodes_and_the_run_says_so
     assert said.count("bit for bit") == 1
 
 
+class Drifting(gym.Wrapper[Any, Any, Any, Any]):
+    """Its rewards, and no observation, depend on what it did in earlier episodes, as gymnasium's `NormalizeReward`."""
+
+    def __init__(self) -> None:
+        super().__init__(BoxObs(length=10))
+        self._all_steps = 0
+
+    def step(self, action: Any) -> Any:
+        self._all_steps += 1
+        obs, reward, *others = super().step(action)
+        return obs, reward / self._all_steps, *others
+
+
+@pytest.mark.parametrize("vector", ["inline", "process"])
+def test_an_env_whose_rewards_alone_are_others_begins_new_episodes_and_the_run_says_so(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], poll_at_once: None, vector: str
+) -> None:
+    options = {**COMMON, **OPTIONS["ppo"], "runners": 1, "vector": vector, "backend": "local"}
+    with pytest.raises(Interrupted):
+        wiserl.train("ppo", Drifting, run_dir=tmp_path / "run", transform=Stop(5), **options)
+    capfd.readouterr()
+    wiserl.train("ppo", Drifting, resume=tmp_path / "run", transform=Stop(0), quiet=True)
+    assert "Drifting' did something else when its seed and actions were repeated" in capfd.readouterr().err
+
+
 def test_a_native_vector_env_begins_new_episodes_and_the_run_says_so(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], poll_at_once: None
 ) -> None:
