@@ -134,6 +134,14 @@ def test_an_env_that_cannot_be_continued_begins_new_episodes_and_the_run_says_so
     assert said.count("bit for bit") == 1
 
 
+def test_ctrl_c_ends_a_local_run_after_the_round_it_came_in(tmp_path: Path, poll_at_once: None) -> None:
+    """It used to sample another whole round, which may take minutes."""
+    options = {**COMMON, **OPTIONS["ppo"], "runners": 1, "vector": "inline", "backend": "local"}
+    with pytest.raises(Interrupted):
+        wiserl.train("ppo", BoxObs, run_dir=tmp_path / "run", transform=Stop(3), **options)
+    assert open_checkpoint(tmp_path / "run").manifest["env_steps"] == 3 * 16 * 2
+
+
 class Drifting(gym.Wrapper[Any, Any, Any, Any]):
     """Its rewards, and no observation, depend on what it did in earlier episodes, as gymnasium's `NormalizeReward`."""
 
