@@ -62,7 +62,7 @@ def judge(values: Values, promises: Sequence[Promise]) -> list[dict[str, Any]]:
     judged = []
     for promise in promises:
         value = figure(values, promise.figure)
-        judged.append({**asdict(promise), "value": value, "kept": None if value is None else promise.kept(value)})
+        judged.append({**asdict(promise), "value": value, "kept": None if value is None else promise.is_kept(value)})
     return judged
 
 
@@ -100,14 +100,14 @@ def header(group: Group) -> list[str]:
     return ["", group.unit, "range", f"× {group.baseline}" if group.baseline else "", "return"]
 
 
-def _used(titles: list[str], lines: list[list[str]]) -> list[int]:
+def _used_columns(titles: list[str], lines: list[list[str]]) -> list[int]:
     return [column for column in range(len(titles)) if column < 2 or any(line[column] for line in lines)]
 
 
 def rich_table(group: Group, result: Mapping[str, Any]) -> Table:
     """A group's result for the terminal."""
     titles, lines = header(group), rows(group, result["values"], result["details"])
-    used = _used(titles, lines)
+    used = _used_columns(titles, lines)
     table = Table(title=group.title, title_justify="left")
     for column in used:
         table.add_column(titles[column], justify="left" if column == 0 else "right")
@@ -138,7 +138,7 @@ def markdown(groups: Mapping[str, Group], results: Mapping[str, Mapping[str, Any
         if name not in results:
             continue
         titles, lines = header(group), rows(group, results[name]["values"], results[name]["details"])
-        used = _used(titles, lines)
+        used = _used_columns(titles, lines)
         parts.append(f"**{group.title}**\n")
         parts.append(_markdown_row([titles[column] for column in used]))
         parts.append(_markdown_row(["---" if column == 0 else "---:" for column in used]))

@@ -265,7 +265,7 @@ def table(cells: Sequence[Cell], rows: Sequence[Row]) -> str:
     ]
     for cell in cells:
         for backend in (*cell.backends, *PEERS):
-            mine = _measured(cell, backend, rows)
+            mine = _measure(cell, backend, rows)
             if not mine:
                 continue
             reached = [float(row["score"]) for row in mine]
@@ -281,7 +281,7 @@ def table(cells: Sequence[Cell], rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _measured(cell: Cell, backend: Backend, rows: Sequence[Row]) -> list[Row]:
+def _measure(cell: Cell, backend: Backend, rows: Sequence[Row]) -> list[Row]:
     """The rows of one cell on one backend, the newest of each seed."""
     keys = {Run(cell, int(row["seed"]), backend).key() for row in rows}
     return list({row["seed"]: row for row in rows if tuple(row[name] for name in KEY) in keys}.values())
@@ -292,7 +292,7 @@ def _verdict(cell: Cell, backend: Backend, reached: Sequence[float], rows: Seque
     if not cell.of_peer:
         passed = sum(map(cell.passes_with, reached))
         return f"{passed}/{len(reached)} {'≤' if cell.at_most else '≥'} {cell.threshold:g}"
-    peers = [float(row["score"]) for peer in PEERS for row in _measured(cell, peer, rows)]
+    peers = [float(row["score"]) for peer in PEERS for row in _measure(cell, peer, rows)]
     if backend in PEERS or not peers:
         return ""
     return f"{statistics.mean(reached) / statistics.mean(peers):.2f} ≥ {cell.of_peer:g} of the peer's mean"

@@ -101,7 +101,7 @@ class Promise:
     bound: float
     what: str
 
-    def kept(self, value: float) -> bool:
+    def is_kept(self, value: float) -> bool:
         """Whether a measured `value` is within the bound."""
         return value >= self.bound if self.sign == ">=" else value <= self.bound
 

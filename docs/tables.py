@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks import scores, speed
 from wiserl.agent.catalogue import algorithm_class, algorithm_names
-from wiserl.cli.describe import options, written
+from wiserl.cli.describe import options, setting_text
 from wiserl.experiment.options import presets
 from wiserl.net.layers import LAYERS
 from wiserl.training.plan import RunConfig
@@ -36,7 +36,7 @@ def preset_table(algo: str) -> str:
     """Markdown: the tuned options of an algorithm by env."""
     lines = ["| env | preset |", "|---|---|"]
     for env, tuned in presets()[algo].items():
-        lines.append(f"| {env} | {' '.join(f'`{key}={written(value)}`' for key, value in tuned.items())} |")
+        lines.append(f"| {env} | {' '.join(f'`{key}={setting_text(value)}`' for key, value in tuned.items())} |")
     return "\n".join(lines)
 
 
@@ -48,18 +48,20 @@ def score_table(chosen: Callable[[scores.Cell], bool] = lambda cell: True) -> st
     table = scores.table(cells, rows).strip()
     if len(table.splitlines()) == 2:
         return None
-    which = "" if cells == table_of_all else _chosen(cells)
+    which = "" if cells == table_of_all else _cell_options(cells)
     score = "The score is the mean return of the final policy over 20 episodes"
     if any(cell.measure == "eval_success_rate" for cell in cells):
         score += ", on envs with goals its rate of success"
     compared = [cell for cell in cells if "| Stable-Baselines3 |" in scores.table([cell], rows)]
     of_peer = (
-        f", Stable-Baselines3 with `python -m benchmarks.scores --peer sb3{_chosen(compared)}`" if compared else ""
+        f", Stable-Baselines3 with `python -m benchmarks.scores --peer sb3{_cell_options(compared)}`"
+        if compared
+        else ""
     )
     return f"{table}\n\n{score}. Measured with `python -m benchmarks.scores{which}`{of_peer}."
 
 
-def _chosen(cells: list[scores.Cell]) -> str:
+def _cell_options(cells: list[scores.Cell]) -> str:
     return "".join(f" --cells {cell.name}" for cell in cells)
 
 

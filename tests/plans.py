@@ -8,6 +8,7 @@ from typing import Any
 from wiserl.agent.catalogue import find_algorithm
 from wiserl.core.config import make_config, to_plain
 from wiserl.env.make import EnvLike, make_env
+from wiserl.env.masks import with_masks
 from wiserl.env.rows import read_spec
 from wiserl.training.gym_runner import GymRunner, GymRunnerArgs
 from wiserl.training.plan import TrainPlan
@@ -28,7 +29,7 @@ def make_plan(folder: Path, algo: str, env: EnvLike, config: dict[str, Any] | No
               **changes: Any) -> TrainPlan:  # fmt: skip
     """A plan of 1000 steps on one runner with two envs, saved at the end only."""
     probe = make_env(env, env_kwargs or {})
-    spec = read_spec(probe, env)
+    spec = with_masks(read_spec(probe, env), probe)
     probe.close()
     found = find_algorithm(algo)
     made = make_config(found.algorithm.config_class, SMALL.get(algo, {}) | (config or {}), algo)

@@ -1,4 +1,4 @@
-"""An agent and a runner of one's own: DDPG (Lillicrap et al. 2016, https://arxiv.org/abs/1509.02971) on Pendulum-v1.
+"""An agent and a runner of your own: DDPG (Lillicrap et al. 2016, https://arxiv.org/abs/1509.02971) on Pendulum-v1.
 
 The same script runs on Ray, on a cluster that `ray start --head` began, and in one process without Ray:
 

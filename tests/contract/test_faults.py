@@ -1,4 +1,4 @@
-"""What breaks in mid-run: it is mended or told, with its traceback, and never a hang."""
+"""What breaks in mid-run: it is fixed or told, with its traceback, and never a hang."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_an_env_that_cannot_be_continued_begins_new_episodes_and_the_run_says_so
 ) -> None:
     options = {**COMMON, **OPTIONS["ppo"], "runners": 1, "vector": "inline", "env.length": 40, "backend": "local"}
     with pytest.raises(Interrupted):
-        wiserl.train("ppo", Forgetful, run_dir=tmp_path / "run", transform=Stop(5), **options)
+        wiserl.train("ppo", Forgetful, run_dir=tmp_path / "run", transform=Stop(4), **options)
     capfd.readouterr()
     summary = wiserl.train("ppo", Forgetful, resume=tmp_path / "run", transform=Stop(0), quiet=True)
     assert summary["env_steps"] == 1152
@@ -161,7 +161,7 @@ def test_an_env_whose_rewards_alone_are_others_begins_new_episodes_and_the_run_s
 ) -> None:
     options = {**COMMON, **OPTIONS["ppo"], "runners": 1, "vector": vector, "backend": "local"}
     with pytest.raises(Interrupted):
-        wiserl.train("ppo", Drifting, run_dir=tmp_path / "run", transform=Stop(5), **options)
+        wiserl.train("ppo", Drifting, run_dir=tmp_path / "run", transform=Stop(4), **options)
     capfd.readouterr()
     wiserl.train("ppo", Drifting, resume=tmp_path / "run", transform=Stop(0), quiet=True)
     assert "Drifting' did something else when its seed and actions were repeated" in capfd.readouterr().err

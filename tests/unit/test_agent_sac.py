@@ -23,7 +23,7 @@ from wiserl.agent.sac import (
     temperature_loss,
 )
 from wiserl.core.config import make_config, to_plain
-from wiserl.net.heads import squashed
+from wiserl.net.heads import squash
 from wiserl.util.errors import InputError
 
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -34,7 +34,7 @@ ALPHA = torch.tensor([0.4])
 
 def test_log_probabilities_are_those_of_torch_distributions():
     outputs, noise = torch.randn(50, 6, dtype=torch.float64).clamp(-1, 0.5), torch.randn(50, 3, dtype=torch.float64)
-    action, log_prob = squashed(outputs, noise)
+    action, log_prob = squash(outputs, noise)
     mean, std = outputs[:, :3], outputs[:, 3:].exp()
     raw = TransformedDistribution(Normal(mean, std), [TanhTransform(cache_size=1)])
     torch.testing.assert_close(action, torch.tanh(mean + std * noise))
@@ -44,13 +44,13 @@ def test_log_probabilities_are_those_of_torch_distributions():
 @pytest.mark.parametrize(("mean", "log_std"), [(0.0, 0.0), (0.7, -1.0), (-1.5, 0.5)])
 def test_the_density_of_an_action_integrates_to_one(mean, log_std):
     noise = torch.linspace(-9, 9, 200_001, dtype=torch.float64).unsqueeze(1)
-    action, log_prob = squashed(torch.tensor([[mean, log_std]], dtype=torch.float64).expand(len(noise), 2), noise)
+    action, log_prob = squash(torch.tensor([[mean, log_std]], dtype=torch.float64).expand(len(noise), 2), noise)
     assert torch.trapezoid(log_prob.exp(), action.squeeze(1)).item() == pytest.approx(1.0, abs=1e-6)
 
 
 def test_log_probabilities_stay_finite_where_tanh_is_one():
     outputs = torch.tensor([[30.0, -3.0], [-30.0, 2.0]], requires_grad=True)
-    action, log_prob = squashed(outputs, torch.tensor([[1.0], [-1.0]]))
+    action, log_prob = squash(outputs, torch.tensor([[1.0], [-1.0]]))
     assert action.abs().tolist() == [[1.0], [1.0]]
     # 1 - tanh(x)^2 goes to 4 exp(-2 |x|), which 1 - action * action has lost.
     raw = [30 + math.exp(-3), 30 + math.exp(2)]
@@ -64,7 +64,7 @@ def test_log_probabilities_stay_finite_where_tanh_is_one():
 
 @pytest.mark.parametrize(("log_std", "counts_as"), [(5.0, 2.0), (-50.0, -20.0)])
 def test_standard_deviations_are_bounded(log_std, counts_as):
-    given, bounded = (squashed(torch.tensor([[0.1, value]]), torch.ones(1, 1)) for value in (log_std, counts_as))
+    given, bounded = (squash(torch.tensor([[0.1, value]]), torch.ones(1, 1)) for value in (log_std, counts_as))
     assert torch.equal(given[0], bounded[0])
     assert torch.equal(given[1], bounded[1])
 
@@ -420,7 +420,7 @@ def test_actions_are_those_of_the_distribution_that_is_learned():
     agent = make_agent()
     obs = torch.from_numpy(random_obs(agent.spec.observation_space, (1, 1), np.random.default_rng(3))).flatten(0, 1)
     outputs = agent.policy(obs).detach().expand(200_000, -1)
-    expected = torch.atanh(squashed(outputs, torch.randn(200_000, 2))[0]).numpy()
+    expected = torch.atanh(squash(outputs, torch.randn(200_000, 2))[0]).numpy()
     found = np.arctanh(chosen(agent)[:, 0])
     np.testing.assert_allclose(found.mean(0), expected.mean(0), atol=0.03)
     np.testing.assert_allclose(found.std(0), expected.std(0), rtol=0.03)

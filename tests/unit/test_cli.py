@@ -228,7 +228,7 @@ def test_list_options_says_of_each_option_what_it_is(cli):
 def test_check_env_lists_problems_with_what_to_do_and_exits_with_1(cli):
     assert cli("check-env", "tests.envs:Chain", "--set", "length=4")[:2] == (
         0,
-        "'tests.envs:Chain': nothing found; a resumed run continues its episodes exactly\n",
+        "'tests.envs:Chain': nothing found; a resumed run continues its episodes exactly\nno action masks\n",
     )
     code, out, _ = cli("check-env", "tests.envs:nan_env", "--set", "env.step=2")
     assert code == 1

@@ -167,6 +167,7 @@ TRAINING = {
     "td3": ("td3/td3.py", "--total-steps", "1100", "--policy-delay", "3"),
     "sac": ("sac/sac.py", "--total-steps", "700", "--ent-coef", "auto"),
     "ppo": ("ppo/ppo.py", "--total-steps", "512"),
+    "recurrent": ("recurrent/recurrent.py", "--total-steps", "512", "--cell", "gru"),
     "dqn": ("dqn/dqn.py", "--total-steps", "1200", "--prioritized", "--dueling", "--n-step", "3"),
     "sarsa": ("sarsa/sarsa.py", "--total-steps", "1024", "--sampled"),
     "spread": ("multi_agent/multi_agent.py", "--env", "mpe2/simple_spread_v3", "--total-steps", "1000"),

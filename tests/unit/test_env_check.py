@@ -156,7 +156,7 @@ def test_a_goal_env_whose_goals_cannot_be_exchanged_is_told_why(env, said):
     problems = check_env(env)
     assert len(problems) == 1
     assert said in problems[0].what
-    assert problems[0].mend
+    assert problems[0].fix
 
 
 def test_agents_with_goals_are_checked_as_well():
@@ -224,7 +224,7 @@ CASES = [
 def test_a_bad_env_is_told_what_is_wrong_and_how_to_mend_it(env, said):
     problems = check_env(env)
     assert any(said in problem.what for problem in problems), problems
-    assert all(problem.mend for problem in problems)
+    assert all(problem.fix for problem in problems)
 
 
 def test_a_kind_of_problem_is_listed_once():
@@ -257,4 +257,4 @@ class Ageing(BoxObs):
 def test_an_env_whose_episodes_depend_on_earlier_ones_cannot_be_continued():
     (problem,) = check_env(Ageing)
     assert "came to another observation: a resumed run cannot continue its episodes exactly" in problem.what
-    assert "let reset(seed=...) set all that an episode depends on" in problem.mend
+    assert "let reset(seed=...) set all that an episode depends on" in problem.fix

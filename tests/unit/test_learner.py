@@ -89,15 +89,15 @@ def test_a_sync_round_waits_for_all_ranks_and_learns_in_rank_order_whatever_the_
     for shipment, missing in [(first, [0, 1]), (second, [0])]:
         learner.offer(shipment)
         assert learner.missing() == missing
-        assert not learner.settled(shipment)
+        assert not learner.is_settled(shipment)
     assert seen(learner) == []
     assert learner.version == 0
     learner.offer(third)
     assert seen(learner) == ["0a", "1a", "1b", "2a"]
     assert learner.version == 1, "one round is one version, however many updates published"
     assert learner.agent.rounds == [4]
-    assert all(learner.settled(shipment) for shipment in (first, second, third))
-    assert not learner.settled(ship(0, 1))
+    assert all(learner.is_settled(shipment) for shipment in (first, second, third))
+    assert not learner.is_settled(ship(0, 1))
 
 
 def test_async_each_shipment_is_learned_on_arrival():
@@ -143,9 +143,9 @@ def test_what_a_dead_runner_shipped_is_its_part_of_the_round_and_the_next_one_wa
     reborn = ship(1, 0, "anew", incarnation=1)
     learner.offer(reborn)
     assert seen(learner) == ["x", "of the dead", "y", "anew"]
-    assert learner.settled(reborn)
-    assert learner.settled(ship(1, 5)), "a later incarnation settles all that earlier ones sent"
-    assert not learner.settled(ship(1, 1, incarnation=1))
+    assert learner.is_settled(reborn)
+    assert learner.is_settled(ship(1, 5)), "a later incarnation settles all that earlier ones sent"
+    assert not learner.is_settled(ship(1, 1, incarnation=1))
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -159,10 +159,10 @@ def test_a_round_has_one_shipment_of_a_rank_however_fast_it_was_restarted(late):
         learner.offer(shipment)
     learner.offer(ship(0, 0, "x"))
     assert seen(learner) == ["x", "of the dead"]
-    assert not learner.settled(reborn)
+    assert not learner.is_settled(reborn)
     learner.leave(0)
     assert seen(learner) == ["x", "of the dead", "anew"]
-    assert learner.settled(reborn)
+    assert learner.is_settled(reborn)
 
 
 @pytest.mark.parametrize("sync", [True, False])
@@ -173,7 +173,7 @@ def test_what_a_dead_runner_sent_is_dropped_once_its_successors_is_learned(sync)
     late = ship(1, 5, "of the dead")
     learner.offer(late)
     assert seen(learner) == ["anew"]
-    assert learner.settled(late)
+    assert learner.is_settled(late)
 
 
 def test_a_second_group_of_runners_waits_for_its_own_rounds():
@@ -183,7 +183,7 @@ def test_a_second_group_of_runners_waits_for_its_own_rounds():
     learner.expect({0, 1})
     shipment = ship(0, 0, "second group")
     learner.offer(shipment)
-    assert not learner.settled(shipment)
+    assert not learner.is_settled(shipment)
 
 
 def test_what_a_second_group_ships_while_it_is_made_is_learned_from():

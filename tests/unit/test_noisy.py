@@ -43,7 +43,7 @@ def test_weights_are_the_means_plus_scaled_factorised_noise_computed_by_hand():
         plain.weight.copy_(torch.tensor([[1.0, 2.0]]))
         plain.bias.fill_(3.0)
     layer = NoisyLinear(plain, sigma0=0.5 * math.sqrt(2))  # scales of 0.5
-    with Noise(layer).drawn(Fixed(4.0, -9.0, 16.0)):  # f(x) = sign(x) sqrt|x|: inputs 2 and -3, output 4
+    with Noise(layer).draw(Fixed(4.0, -9.0, 16.0)):  # f(x) = sign(x) sqrt|x|: inputs 2 and -3, output 4
         assert layer.weight.tolist() == [[1 + 0.5 * 8, 2 - 0.5 * 12]]
         assert layer.bias.tolist() == [3 + 0.5 * 4]
         assert layer(torch.tensor([[1.0, 1.0]])).item() == 5 - 4 + 5
@@ -65,7 +65,7 @@ def test_noise_has_the_spread_of_a_product_of_two_factors():
     noise, rng = Noise(layer), np.random.default_rng(0)
     drawn = []
     for _ in range(4000):
-        with noise.drawn(rng):
+        with noise.draw(rng):
             drawn.append([(layer.weight - layer.weight_mean).item(), (layer.bias - layer.bias_mean).item()])
     weight, bias = np.array(drawn).T
     assert weight.std() == pytest.approx(math.sqrt(2 / math.pi), rel=0.05)  # E f(x)^2 = E|x|
@@ -85,7 +85,7 @@ def test_every_linear_layer_becomes_noisy_and_no_other():
     assert nn.Linear not in found
     assert nn.Conv2d in found
     assert torch.equal(encoder(obs), before)
-    with Noise(encoder).drawn(np.random.default_rng(0)):
+    with Noise(encoder).draw(np.random.default_rng(0)):
         assert not torch.equal(encoder(obs), before)
 
 
@@ -93,12 +93,12 @@ def test_outside_of_a_draw_the_means_speak_whatever_happened_inside():
     mlp = noisy_mlp()
     obs = torch.ones(4, 3)
     means, noise, rng = mlp(obs), Noise(mlp), np.random.default_rng(0)
-    with noise.drawn(rng):
+    with noise.draw(rng):
         first = mlp(obs)
     second = []
 
     def fail_within() -> None:
-        with torch.inference_mode(), noise.drawn(rng):
+        with torch.inference_mode(), noise.draw(rng):
             second.append(mlp(obs))
             raise KeyError
 
@@ -109,7 +109,7 @@ def test_outside_of_a_draw_the_means_speak_whatever_happened_inside():
     assert torch.equal(first[0], first[1])  # one draw for all rows
     assert torch.equal(mlp(obs), means)
     assert all(layer.noise is None for layer in mlp.layers)
-    with noise.drawn(None):
+    with noise.draw(None):
         assert torch.equal(mlp(obs), means)
 
 
@@ -118,7 +118,7 @@ def test_equal_generators_draw_equal_noise(make):
     mlp, obs = noisy_mlp(), torch.ones(1, 3)
     outputs = []
     for seed in (1, 1, 2):
-        with Noise(mlp).drawn(make(seed)):
+        with Noise(mlp).draw(make(seed)):
             outputs.append(mlp(obs).tolist())
     assert outputs[0] == outputs[1] != outputs[2]
 
@@ -127,7 +127,7 @@ def test_a_network_without_noisy_layers_draws_nothing():
     mlp, rng = MLP([3, 2], "relu"), np.random.default_rng(0)
     generator = torch.Generator().manual_seed(0)
     before = [rng.bit_generator.state, generator.get_state()]
-    with Noise(mlp).drawn(rng), Noise(mlp).drawn(generator):
+    with Noise(mlp).draw(rng), Noise(mlp).draw(generator):
         mlp(torch.ones(1, 3))
     assert rng.bit_generator.state == before[0]
     assert torch.equal(generator.get_state(), before[1])
@@ -135,7 +135,7 @@ def test_a_network_without_noisy_layers_draws_nothing():
 
 def test_noise_is_neither_a_parameter_nor_a_buffer():
     mlp = noisy_mlp()
-    with Noise(mlp).drawn(np.random.default_rng(0)):
+    with Noise(mlp).draw(np.random.default_rng(0)):
         names = set(mlp.state_dict())
         assert not dict(mlp.named_buffers())
     assert names == {
@@ -147,7 +147,7 @@ def test_the_gradient_reaches_means_and_scales_and_an_optimiser_moves_both():
     mlp = noisy_mlp()
     flat = flatten_parameters(mlp)
     before, optimizer = flat.detach().clone(), FlatAdam(mlp, flat, 0.1)
-    with Noise(mlp).drawn(np.random.default_rng(0)):
+    with Noise(mlp).draw(np.random.default_rng(0)):
         loss = mlp(torch.ones(4, 3)).square().sum() + 1.0
     optimizer.step(loss, 0.1)  # after the draw: the graph keeps it
     last = mlp.layers[1]
@@ -162,11 +162,11 @@ def test_copies_have_weights_and_noise_of_their_own():
     network = TrainedNetwork(mlp, flatten_parameters(mlp), 0.1, math.inf)
     obs = torch.ones(1, 3)
     means = mlp(obs)
-    with Noise(network.target).drawn(np.random.default_rng(0)):
+    with Noise(network.target).draw(np.random.default_rng(0)):
         assert torch.equal(mlp(obs), means)
         assert torch.equal(network.frozen(obs), means)
         assert not torch.equal(network.target(obs), means)
-    with Noise(mlp).drawn(np.random.default_rng(0)):
+    with Noise(mlp).draw(np.random.default_rng(0)):
         copied = copy.deepcopy(mlp)
         assert torch.equal(network.target(obs), means)
     with torch.no_grad():
@@ -183,7 +183,7 @@ def test_it_works_on_every_kind_of_observation(space):
     encoder = Encoder(space, (8,), "tanh")
     make_noisy(encoder, 0.5)
     obs = torch.from_numpy(random_obs(space, (2,), np.random.default_rng(0)))
-    with Noise(encoder).drawn(np.random.default_rng(0)):
+    with Noise(encoder).draw(np.random.default_rng(0)):
         assert encoder(obs).shape == (2, encoder.size)
 
 
@@ -197,6 +197,6 @@ def test_a_compiled_function_takes_each_draw_and_is_compiled_once():
 
     compiled = torch.compile(mlp.forward, backend=backend)
     for seed in range(3):
-        with noise.drawn(np.random.default_rng(seed)):
+        with noise.draw(np.random.default_rng(seed)):
             torch.testing.assert_close(compiled(obs), mlp(obs))
     assert len(graphs) == 1

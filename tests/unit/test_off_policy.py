@@ -166,7 +166,7 @@ def test_a_data_set_that_is_no_stack_of_frames_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize("prioritized", [False, True])
 def test_a_data_set_that_is_kept_apart_gives_its_share_of_every_batch(tmp_path, prioritized):
     agent = make_plain(dataset=saved_transitions(tmp_path, 40), dataset_share=0.25, prioritized=prioritized)
-    assert not len(agent.replay)  # of one's own there is none yet
+    assert not len(agent.replay)  # the run has none of its own yet
     feed(agent, 20)
     assert len(agent.seen) == 40
     assert {int((batch["reward"] == 100.0).sum()) for batch, _, _ in agent.seen} == {4}

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wiserl.ops.pacing import steps_of_round, target_due, updates_due
-from wiserl.ops.schedules import decayed, linear
+from wiserl.ops.schedules import decayed_value, linear
 
 
 @pytest.mark.parametrize(
@@ -23,8 +23,8 @@ def test_linear_falls_over_its_share_of_training_and_stays(progress, fraction, e
     [(0.25, 0.0, 0.75), (0.75, 0.5, 0.25), (1.0, 0.0, 0.5), (1.0, 0.75, 0.125), (1.0, 1.0, 0.0), (1.0, 1.5, 0.0)],
 )
 def test_a_rate_that_decays_is_that_of_the_rounds_end_and_in_the_last_round_the_mean(progress, begun, expected):
-    assert decayed(1.0, "linear", progress, begun) == pytest.approx(expected)
-    assert decayed(1.0, "none", progress, begun) == 1.0
+    assert decayed_value(1.0, "linear", progress, begun) == pytest.approx(expected)
+    assert decayed_value(1.0, "none", progress, begun) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tests.fragments import make_fragment, make_spec
 from wiserl.agent.ppo import PPO, PPOConfig
 from wiserl.core.memory import RowMemory
 from wiserl.core.spec import EnvSpec
-from wiserl.ops.sequences import Sequences, begins, sequence_minibatches
+from wiserl.ops.sequences import Sequences, begins, sequence_minibatches, shares
 
 
 def test_an_episode_begins_after_an_end_and_where_an_agent_joins():
@@ -62,7 +62,7 @@ def test_an_epoch_has_every_living_step_once(seed, steps, size):
     rows = {"obs": torch.arange(6 * steps), "action": torch.arange(6 * steps), "advantage": torch.arange(6.0 * steps)}
     parts = torch.arange(1.0, 6 * -(-steps // 5) + 1).unsqueeze(1)
     data = {**sequences.take(rows), "memory": sequences.memory(parts), "living": sequences}
-    seen = []
+    seen, sizes = [], []
     for batch in sequence_minibatches(data, size, rng, "advantage"):
         assert torch.equal(batch["obs"].flatten()[batch["living"]], batch["action"])
         first, row = np.divmod(batch["obs"][0].numpy(), 6)
@@ -70,9 +70,28 @@ def test_an_epoch_has_every_living_step_once(seed, steps, size):
         assert batch["memory"][:, 0].tolist() == expected.tolist()
         if len(batch["advantage"]) > 1:
             assert float(batch["advantage"].mean()) == pytest.approx(0.0, abs=1e-5)
-        assert len(batch["action"]) < size + 5
+        sizes.append(len(batch["action"]))
         seen += batch["action"].tolist()
     assert sorted(seen) == sorted(sequences.source[sequences.living].tolist())
+    assert max(sizes, default=0) < 1.5 * size + 2 * 5
+    assert len(sizes) < 2 or 2 * min(sizes) >= size
+
+
+@pytest.mark.parametrize(
+    ("lengths", "sizes"),
+    [
+        ([4, 4, 4, 4], [4, 4, 4, 4]),
+        ([1, 4, 3], [5, 3]),
+        ([1, 30, 1, 1, 30, 1], [31, 2, 31]),  # a lone step would weigh as much as the thirty beside it
+        ([9, 9, 1], [9, 10]),
+        ([1], [1]),
+        ([], []),
+    ],
+)
+def test_minibatches_are_of_about_the_asked_steps_and_never_of_fewer_than_half(lengths, sizes):
+    found = shares(np.array(lengths, np.int64), 4)
+    assert [sum(lengths[at] for at in share) for share in found] == sizes
+    assert [at for share in found for at in share] == list(range(len(lengths)))
 
 
 def ppo(spec: EnvSpec, **changes) -> PPO:

@@ -354,7 +354,7 @@ def test_a_checkpoint_waits_for_its_evaluation_however_late_that_comes(tmp_path)
     asked = [event for event in agent.drain() if event.kind == "evaluate"]
     assert [open_checkpoint(event.content).manifest["env_steps"] for event in asked] == [16, 32, 48, 64, 80, 96]
     for event in asked:
-        agent.evaluated(event.content)
+        agent.note_evaluation(event.content)
     agent.update(fragment_for(plan))
     assert sorted(path.name for path in (tmp_path / "checkpoints").glob("step_*")) == ["step_112"]
 
@@ -502,7 +502,7 @@ SCHEDULES = [
 
 def values_of(agent: TrainingAgent) -> dict[str, float]:
     """What an algorithm's schedules are at now."""
-    return agent.algorithm.scheduled(agent.algorithm.progress)
+    return agent.algorithm.scheduled_values(agent.algorithm.progress)
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -545,7 +545,7 @@ def test_schedules_under_way_go_on_from_where_they_were_to_the_new_end(tmp_path,
     while not agent.stop:
         agent.update(fragment_for(plan))
         seen.append(values_of(agent))
-    ended = agent.algorithm.scheduled(1.0)
+    ended = agent.algorithm.scheduled_values(1.0)
     assert seen[-1] == ended
     for name, value in before.items():
         assert f"{name} goes on from {value:.3g} to {ended[name]:.3g}" in line

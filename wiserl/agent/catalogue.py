@@ -69,8 +69,8 @@ def algorithm_class(algo: str | type[Algorithm]) -> type[Algorithm]:
         found: type[Algorithm] = getattr(importlib.import_module(f"wiserl.agent.{algo}"), _WHERE[algo])
         return found
     if isinstance(algo, str):
-        return _given.get(algo) or _checked(_imported(algo))
-    if not _builtin_name(_checked(algo)):
+        return _given.get(algo) or _check_algorithm(_import(algo))
+    if not _builtin_name(_check_algorithm(algo)):
         _given[algorithm_name(algo)] = algo
     return algo
 
@@ -83,7 +83,7 @@ def _builtin_name(algorithm: type) -> str:
     return name if module == "wiserl.agent" and _WHERE.get(name) == algorithm.__qualname__ else ""
 
 
-def _imported(name: str) -> object:
+def _import(name: str) -> object:
     module, _, path = name.partition(":")
     try:
         container = import_module(module)
@@ -100,7 +100,7 @@ def _imported(name: str) -> object:
     )
 
 
-def _checked(given: object) -> type[Algorithm]:
+def _check_algorithm(given: object) -> type[Algorithm]:
     if not (isinstance(given, type) and issubclass(given, Algorithm)):
         raise InputError(
             f"{given!r} is no algorithm: expected a subclass of wiserl.agent.base.algorithm.Algorithm, such as "

@@ -96,13 +96,13 @@ class DDPG(OffPolicyActorCritic):
         super().start_learning()
         config = self.config
         self.actor = TrainedNetwork(self.policy, self.flat, config.learning_rate, config.max_grad_norm)
-        self.critics = self._trained_critics(
+        self.critics = self._make_critics(
             lambda: Critics(
                 self.spec, self.num_critics, config.hidden_sizes, config.activation, config.net, self.normalizer
             )
         )
-        self._critic_loss = self._maybe_compiled(critic_loss)
-        self._actor_loss = self._maybe_compiled(actor_loss)
+        self._critic_loss = self._compile_if_asked(critic_loss)
+        self._actor_loss = self._compile_if_asked(actor_loss)
 
     def choose_action(self, obs: Nested, deterministic: bool = False, memory: Array | None = None) -> dict[str, Array]:
         """The actor's actions, with noise while training; uniformly random ones before `learning_starts`."""

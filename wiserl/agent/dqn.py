@@ -23,9 +23,9 @@ from wiserl.core.config import Fraction, NonNegative, PositiveFloat, PositiveInt
 from wiserl.core.tree import Array, Nested, leading_axes
 from wiserl.net.noisy import Noise
 from wiserl.net.optim import TrainedNetwork
-from wiserl.net.q_network import CategoricalNetwork, QNetwork, taken
+from wiserl.net.q_network import CategoricalNetwork, QNetwork, best, inputs, outputs_at
 from wiserl.ops.distributional import project
-from wiserl.ops.exploration import epsilon_greedy
+from wiserl.ops.exploration import epsilon_greedy, random_choices
 from wiserl.ops.losses import weighted_mean
 from wiserl.ops.pacing import target_due
 from wiserl.ops.schedules import exploration
@@ -83,18 +83,20 @@ def td_loss(network: QNetwork, target: QNetwork, batch: dict[str, Any],
     Args:
         network: what is learned.
         target: what the bootstrap is taken from.
-        batch: tensors `[N, ...]`: obs, action, reward (of n steps), next_obs, terminated, discount, and weight if prioritised.
+        batch: tensors `[N, ...]`: obs, action, reward (of n steps), next_obs, terminated, discount, weight if prioritised, and
+            action_mask and next_action_mask if the env gives masks.
         config: double is read.
 
     Returns:
         The loss, the TD errors `[N]` and the Q-values of the actions taken `[N]`.
     """
+    before, after, next_mask = inputs(batch)
     with torch.no_grad():
-        following = target(batch["next_obs"])
-        chooser = network(batch["next_obs"]) if config.double else following
-        bootstrap = following.gather(1, chooser.argmax(1, keepdim=True)).squeeze(1)
+        following = target(*after)
+        chooser = network(*after) if config.double else following
+        bootstrap = following.gather(1, best(chooser, next_mask).unsqueeze(1)).squeeze(1)
         goal = batch["reward"] + batch["discount"] * ~batch["terminated"] * bootstrap
-    values = network(batch["obs"]).gather(1, batch["action"].unsqueeze(1)).squeeze(1)
+    values = network(*before).gather(1, batch["action"].unsqueeze(1)).squeeze(1)
     total = weighted_mean(F.smooth_l1_loss(values, goal, reduction="none"), batch)
     return total, goal - values.detach(), values.detach()
 
@@ -113,13 +115,14 @@ def categorical_loss(network: CategoricalNetwork, target: CategoricalNetwork, ba
         The loss; each row's Kullback-Leibler divergence `[N]`, Rainbow's priority (Hessel et al. 2018); the Q-values of the
         actions taken `[N]`.
     """
+    before, after, next_mask = inputs(batch)
     with torch.no_grad():
-        following = target.outputs(batch["next_obs"])
-        chooser = network.outputs(batch["next_obs"]) if config.double else following
-        best = network.values(chooser).argmax(1)
+        following = target.outputs(*after)
+        chooser = network.outputs(*after) if config.double else following
+        chosen = best(network.values(chooser), next_mask)
         discount = batch["discount"] * ~batch["terminated"]
-        goal = project(taken(following, best).softmax(1), batch["reward"], discount, network.support)
-    logits = taken(network.outputs(batch["obs"]), batch["action"])
+        goal = project(outputs_at(following, chosen).softmax(1), batch["reward"], discount, network.support)
+    logits = outputs_at(network.outputs(*before), batch["action"])
     cross_entropy = -(goal * logits.log_softmax(1)).sum(1)
     divergence = cross_entropy.detach() + torch.xlogy(goal, goal).sum(1)
     return weighted_mean(cross_entropy, batch), divergence, network.values(logits.detach())
@@ -160,7 +163,7 @@ class QLearning(OffPolicy):
         config = self.config
         self.network = TrainedNetwork(self.policy, self.flat, config.learning_rate, config.max_grad_norm)
         self.target_noise = Noise(self.network.target)
-        self._loss = self._maybe_compiled(self._loss_function())
+        self._loss = self._compile_if_asked(self._loss_function())
 
     def _own_tensors(self) -> None:
         super()._own_tensors()
@@ -176,24 +179,25 @@ class QLearning(OffPolicy):
             return 0.0
         return exploration(config, self.progress)
 
-    def scheduled(self, progress: float) -> dict[str, float]:
-        values = super().scheduled(progress)
+    def scheduled_values(self, progress: float) -> dict[str, float]:
+        values = super().scheduled_values(progress)
         return values if self.config.noisy else {**values, "epsilon": exploration(self.config, progress)}
 
-    def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
+    def choose_action(self, obs: Nested, deterministic: bool = False, mask: Array | None = None) -> dict[str, Array]:
         """Epsilon-greedy (or greedy) actions; with noisy weights, greedy by one draw of them (or by their means)."""
         shape = leading_axes(obs)
         epsilon = 0.0 if deterministic else self.epsilon
         if epsilon >= 1.0:
-            return {"action": self.rng.integers(self.num_actions, size=shape)}
-        with self.noise.drawn(None if deterministic else self.rng):
-            values = self._act(obs).reshape(*shape, self.num_actions)
-        return {"action": epsilon_greedy(values, epsilon, self.rng)}
+            return {"action": random_choices(self.rng, shape, self.num_actions, mask)}
+        with self.noise.draw(None if deterministic else self.rng):
+            # Only a stream for the state's value makes values depend on what is valid.
+            values = self._act(obs, mask if self.config.dueling else None).reshape(*shape, self.num_actions)
+        return {"action": epsilon_greedy(values, epsilon, self.rng, mask)}
 
     def learn(self, batch: dict[str, Any], rate: float) -> tuple[Tensor, dict[str, Tensor | float]]:
         """One Adam step on the loss; the target network follows at its intervals."""
         config = self.config
-        with self.noise.drawn(self.generator), self.target_noise.drawn(self.generator):
+        with self.noise.draw(self.generator), self.target_noise.draw(self.generator):
             total, errors, values = self._loss(self.policy, self.network.target, batch, config)
         self.network.optimizer.step(total, rate)
         if target_due(self.updates + 1, config.target_update_interval, config.train_freq, config.gradient_steps):

@@ -19,7 +19,7 @@ from wiserl.core.batch import Fragment
 from wiserl.core.config import Fraction, NonNegative, PositiveFloat, PositiveInt, RoundSteps, option
 from wiserl.core.tree import Array, Nested, leading_axes, tree_map
 from wiserl.net.actor_critic import ActorCritic
-from wiserl.net.heads import make_head
+from wiserl.net.heads import make_head, masked_logits, only_valid
 from wiserl.net.optim import FlatAdam
 from wiserl.ops.losses import weighted_mean
 from wiserl.ops.minibatches import minibatches
@@ -53,7 +53,8 @@ def loss(policy: ActorCritic, batch: dict[str, Any], config: PPOConfig,
     Args:
         policy: the networks.
         batch: tensors `[N, ...]`: obs and advantage (both normalised), action, log_prob (of the policy to stay near), value, target
-            (of the value), and weight (of the surrogate) where another policy has acted. With memory, as `sequence_minibatches`.
+            (of the value), weight (of the surrogate) where another policy has acted, action_mask if the env gives masks. With
+            memory, as `sequence_minibatches`.
         config: clip_range, clip_range_vf, vf_coef, ent_coef are read.
         log: whether the figures are wanted: a dozen operations more.
 
@@ -61,6 +62,7 @@ def loss(policy: ActorCritic, batch: dict[str, Any], config: PPOConfig,
         The loss, and the figures to log in the order of `LOGGED`, `[6]`, or None.
     """
     outputs, value = policy.evaluate(batch)
+    outputs = masked_logits(outputs, batch.get("action_mask"))
     log_ratio = policy.head.log_prob(outputs, batch["action"]) - batch["log_prob"]
     ratio = log_ratio.exp()
     # min(A r, A clip(r)) is A r up to a bound that depends on A alone: (1 + clip_range) A above 0, (1 - clip_range) A below.
@@ -117,14 +119,15 @@ class PPO(OnPolicy):
         self.optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, config.adam_eps, config.max_grad_norm)
         self.loss: Callable[..., tuple[Tensor, Tensor | None]] = torch.compile(loss) if config.compile else loss
 
-    def choose_action(self, obs: Nested, deterministic: bool = False, memory: Array | None = None) -> dict[str, Array]:
+    def choose_action(self, obs: Nested, deterministic: bool = False, memory: Array | None = None,
+                      mask: Array | None = None) -> dict[str, Array]:  # fmt: skip
         """Sample (or take the likeliest) action; "outputs" are kept to compute log-probabilities for all steps at once."""
         head, chosen = self.policy.head, {}
         if memory is None:
             outputs = self._act(obs)
         else:
             outputs, chosen["memory"] = self._act_on(obs, memory)
-        outputs = outputs.reshape(*leading_axes(obs), -1)
+        outputs = only_valid(outputs.reshape(*leading_axes(obs), -1), mask)
         return {
             "action": head.mode(outputs) if deterministic else head.sample(outputs, self.rng),
             "outputs": outputs,
@@ -189,7 +192,9 @@ class PPO(OnPolicy):
             last, final = (self._value_at(name, fragment).reshape(-1, shape[2]) for name in ("last", "final"))
         following = next_values(fragment, value, last, final)
         reward, ends = self._reward(fragment), (fragment["terminated"], fragment["truncated"])
-        rows = {name: fragment[name] for name in ("action", "log_prob")}
+        rows: dict[str, Any] = {
+            name: fragment[name] for name in ("action", "log_prob", "action_mask") if name in fragment
+        }
         if self.sync:
             advantage = gae(reward, value, following, *ends, config.gamma, config.gae_lambda)
             target = advantage + value
@@ -216,8 +221,9 @@ class PPO(OnPolicy):
 
     def _proximal(self, outputs: Tensor, fragment: Fragment) -> tuple[Array, Array]:
         """Log-probabilities under the policy now, `[T, E, A]`, and its ratios to the policy that acted, cut off at 1."""
-        action = to_tensors(fragment["action"], self.device, skip_axes=3)
-        log_prob = self.policy.head.log_prob(outputs, action)
+        rows = {name: fragment[name] for name in ("action", "action_mask") if name in fragment}
+        chosen = to_tensors(rows, self.device, skip_axes=3)
+        log_prob = self.policy.head.log_prob(masked_logits(outputs, chosen.get("action_mask")), chosen["action"])
         now = log_prob.cpu().numpy().reshape(fragment["reward"].shape)
         ratio = np.exp(np.minimum(now - fragment["log_prob"], 0.0))
         return now, np.where(fragment.get("alive", True), ratio, np.float32(1.0))

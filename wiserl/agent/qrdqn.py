@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wiserl.agent.dqn import QLearning, QLearningConfig
 from wiserl.core.config import Fraction, PositiveFloat, PositiveInt, option
-from wiserl.net.q_network import QNetwork, QuantileNetwork, taken
+from wiserl.net.q_network import QNetwork, QuantileNetwork, best, inputs, outputs_at
 from wiserl.ops.losses import weighted_mean
 
 
@@ -59,19 +59,21 @@ def quantile_loss(network: QNetwork, target: QNetwork, batch: dict[str, Any],
     Args:
         network: what is learned.
         target: what the bootstrap is taken from.
-        batch: tensors `[N, ...]`: obs, action, reward (of n steps), next_obs, terminated, discount, and weight if prioritised.
+        batch: tensors `[N, ...]`: obs, action, reward (of n steps), next_obs, terminated, discount, weight if prioritised, and
+            action_mask and next_action_mask if the env gives masks.
         config: double is read.
 
     Returns:
         The loss, that of each row `[N]` (the new priorities) and the Q-values of the actions taken `[N]`.
     """
+    before, after, next_mask = inputs(batch)
     with torch.no_grad():
-        following = target.outputs(batch["next_obs"])
-        chooser = network.outputs(batch["next_obs"]) if config.double else following
-        best = network.values(chooser).argmax(1)
+        following = target.outputs(*after)
+        chooser = network.outputs(*after) if config.double else following
+        chosen = best(network.values(chooser), next_mask)
         discount = batch["discount"] * ~batch["terminated"]
-        goal = batch["reward"].unsqueeze(1) + discount.unsqueeze(1) * taken(following, best)
-    quantiles = taken(network.outputs(batch["obs"]), batch["action"])
+        goal = batch["reward"].unsqueeze(1) + discount.unsqueeze(1) * outputs_at(following, chosen)
+    quantiles = outputs_at(network.outputs(*before), batch["action"])
     losses = quantile_huber(quantiles, goal)
     return weighted_mean(losses, batch), losses.detach(), network.values(quantiles.detach())
 

@@ -23,10 +23,11 @@ from wiserl.core.tree import Array, Nested, leading_axes
 from wiserl.net.acting import Plain
 from wiserl.net.choice import make_encoder
 from wiserl.net.critic import Critics, DiscreteCritics
-from wiserl.net.heads import LOG_STD_MAX, LOG_STD_MIN, Categorical, squashed
+from wiserl.net.heads import LOG_STD_MAX, LOG_STD_MIN, Categorical, masked_logits, only_valid, squash
 from wiserl.net.normalize import ObservationNormalizer
 from wiserl.net.optim import FlatAdam, flatten_parameters
-from wiserl.ops.losses import weighted_mean
+from wiserl.ops.exploration import random_choices
+from wiserl.ops.losses import masked_target_entropy, weighted_mean
 from wiserl.util.errors import InputError
 
 
@@ -83,7 +84,7 @@ def critic_loss(critics: Critics, target: Critics, actor: Actor, batch: dict[str
         The loss and the absolute TD errors `[N]`, of the two critics the mean.
     """
     with torch.no_grad():
-        action, log_prob = squashed(actor(batch["next_obs"]), noise)
+        action, log_prob = squash(actor(batch["next_obs"]), noise)
         following = target(batch["next_obs"], action).amin(1) - alpha * log_prob
         goal = batch["reward"] + batch["discount"] * ~batch["terminated"] * following
     errors = goal.unsqueeze(1) - critics(batch["obs"], batch["action"])
@@ -95,15 +96,15 @@ def actor_loss(actor: Actor, critics: Critics, obs: Nested, alpha: Tensor, noise
 
     `critics` are frozen: the gradient goes through them to the actor.
     """
-    action, log_prob = squashed(actor(obs), noise)
+    action, log_prob = squash(actor(obs), noise)
     return (alpha * log_prob - critics(obs, action).amin(1)).mean(), -log_prob.detach()
 
 
 def discrete_critic_loss(critics: DiscreteCritics, target: DiscreteCritics, actor: Actor, batch: dict[str, Any], alpha: Tensor
                          ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """As `critic_loss`, the next value being the expectation over all actions (Christodoulou 2019, equation 10)."""
+    """As `critic_loss`, the next value being the expectation over all valid actions (Christodoulou 2019, equation 10)."""
     with torch.no_grad():
-        log_p = F.log_softmax(actor(batch["next_obs"]), 1)
+        log_p = F.log_softmax(masked_logits(actor(batch["next_obs"]), batch.get("next_action_mask")), 1)
         following = (log_p.exp() * (target(batch["next_obs"]).amin(2) - alpha * log_p)).sum(1)
         goal = batch["reward"] + batch["discount"] * ~batch["terminated"] * following
     index = batch["action"].view(-1, 1, 1).expand(-1, 1, 2)
@@ -111,16 +112,20 @@ def discrete_critic_loss(critics: DiscreteCritics, target: DiscreteCritics, acto
     return weighted_mean(0.5 * (errors * errors).sum(1), batch), errors.detach().abs().mean(1)
 
 
-def discrete_actor_loss(actor: Actor, critics: DiscreteCritics, obs: Nested, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """As `actor_loss`, in expectation over all actions (Christodoulou 2019, equation 12), and the entropies `[N]`."""
-    log_p = F.log_softmax(actor(obs), 1)
+def discrete_actor_loss(actor: Actor, critics: DiscreteCritics, obs: Nested, alpha: Tensor, mask: Tensor | None = None
+                        ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """As `actor_loss`, in expectation over all actions (Christodoulou 2019, equation 12), and the entropies `[N]`.
+
+    Only actions count that are valid by `mask`, bool `[N, n]`; None: all are.
+    """
+    log_p = F.log_softmax(masked_logits(actor(obs), mask), 1)
     p = log_p.exp()
     with torch.no_grad():
         values = critics(obs).amin(2)
     return (p * (alpha * log_p - values)).sum(1).mean(), -(p * log_p).detach().sum(1)
 
 
-def temperature_loss(log_alpha: Tensor, entropy: Tensor, target_entropy: float) -> Tensor:
+def temperature_loss(log_alpha: Tensor, entropy: Tensor, target_entropy: float | Tensor) -> Tensor:
     """Raises the temperature while the entropy `[N]` is below its target (equation 18, of the logarithm)."""
     return (log_alpha * (entropy - target_entropy)).mean()
 
@@ -151,7 +156,7 @@ class SAC(OffPolicyActorCritic):
         config, clip = self.config, self.config.max_grad_norm
         self.actor_optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, max_grad_norm=clip)
         kind: type[Critics | DiscreteCritics] = DiscreteCritics if self.discrete else Critics
-        self.critics = self._trained_critics(
+        self.critics = self._make_critics(
             lambda: kind(self.spec, 2, config.hidden_sizes, config.activation, config.net, self.normalizer)
         )
         self.temperature = Temperature(config.ent_coef_init).to(self.device)
@@ -160,8 +165,8 @@ class SAC(OffPolicyActorCritic):
         )
         automatic = 0.5 * math.log(self.size) if self.discrete else -float(self.size)
         self.target_entropy = automatic if config.target_entropy == "auto" else config.target_entropy
-        self._critic_loss = self._maybe_compiled(discrete_critic_loss if self.discrete else critic_loss)
-        self._actor_loss = self._maybe_compiled(discrete_actor_loss if self.discrete else actor_loss)
+        self._critic_loss = self._compile_if_asked(discrete_critic_loss if self.discrete else critic_loss)
+        self._actor_loss = self._compile_if_asked(discrete_actor_loss if self.discrete else actor_loss)
 
     @property
     def alpha(self) -> Tensor:
@@ -171,17 +176,18 @@ class SAC(OffPolicyActorCritic):
             return self.temperature.log_alpha.detach().exp()
         return torch.full((1,), float(given), device=self.device)
 
-    def choose_action(self, obs: Nested, deterministic: bool = False, memory: Array | None = None) -> dict[str, Array]:
+    def choose_action(self, obs: Nested, deterministic: bool = False, memory: Array | None = None,
+                      mask: Array | None = None) -> dict[str, Array]:  # fmt: skip
         """Actions drawn from the policy, or its likeliest; uniformly random ones before `learning_starts`."""
         shape = (*leading_axes(obs), *(self.spec.action_space.shape or ()))
         if self.warming_up and not deterministic:
             if self.discrete:
-                return {"action": self.rng.integers(self.size, size=shape)}
+                return {"action": random_choices(self.rng, shape, self.size, mask)}
             return self.without_noise(self.random_actions(shape), memory)
         outputs = self._act(obs)
         if self.discrete:
-            action = self._categorical.mode(outputs) if deterministic else self._categorical.sample(outputs, self.rng)
-            return {"action": action.reshape(shape)}
+            head, outputs = self._categorical, only_valid(outputs.reshape(*shape, self.size), mask)
+            return {"action": head.mode(outputs) if deterministic else head.sample(outputs, self.rng)}
         mean, log_std = outputs[:, : self.size], outputs[:, self.size :]
         if deterministic:
             return self.without_noise(np.tanh(mean).reshape(shape), memory)
@@ -201,12 +207,13 @@ class SAC(OffPolicyActorCritic):
             self.critics.online, self.critics.target, self.policy, batch, alpha, *self._noise(batch)
         )
         self.critics.optimizer.step(value_loss, rate)
-        policy_loss, entropy = self._actor_loss(
-            self.policy, self.critics.frozen, batch["obs"], alpha, *self._noise(batch)
-        )
+        mask = batch.get("action_mask")
+        drawn = (mask,) if self.discrete else self._noise(batch)
+        policy_loss, entropy = self._actor_loss(self.policy, self.critics.frozen, batch["obs"], alpha, *drawn)
         self.actor_optimizer.step(policy_loss, rate)
         if config.ent_coef == "auto":
-            loss = temperature_loss(self.temperature.log_alpha, entropy, self.target_entropy)
+            target = self.target_entropy if mask is None else masked_target_entropy(self.target_entropy, mask)
+            loss = temperature_loss(self.temperature.log_alpha, entropy, target)
             self.temperature_optimizer.step(loss, rate)
         if (self.updates + 1) % config.target_update_interval == 0:
             self.critics.follow(config.tau)

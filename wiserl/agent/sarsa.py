@@ -22,7 +22,7 @@ from wiserl.core.tree import Array, Nested, leading_axes, tree_map
 from wiserl.net.choice import Activation
 from wiserl.net.optim import FlatAdam
 from wiserl.net.q_network import QNetwork
-from wiserl.ops.exploration import epsilon_greedy
+from wiserl.ops.exploration import epsilon_greedy, epsilon_greedy_value
 from wiserl.ops.minibatches import minibatches
 from wiserl.ops.returns import gae, next_values
 from wiserl.ops.schedules import exploration
@@ -51,7 +51,7 @@ def targets(fragment: Fragment, q: Array, last_q: Array, final_q: Array, epsilon
     """What Q of the actions taken should have been (Sutton and Barto 2018, sections 6.4 and 6.6, lambda-returns 12.8).
 
     Args:
-        fragment: `[T, E, A]` action, reward, terminated, truncated, and final_at.
+        fragment: `[T, E, A]` action, reward, terminated, truncated, and final_at; the masks if there are some.
         q: `[T, E, A, n]` float32, Q-values of `obs`.
         last_q: `[E, A, n]` of `last_obs`.
         final_q: `[K, A, n]` of `final_obs`.
@@ -62,8 +62,9 @@ def targets(fragment: Fragment, q: Array, last_q: Array, final_q: Array, epsilon
         `[T, E, A]` float32. Where the next action is not known, at truncations and after the last row, its expectation is
         taken in either mode. No return goes beyond the fragment.
     """
-    expectation = [(1 - epsilon) * values.max(-1) + epsilon * values.mean(-1) for values in (q, last_q, final_q)]
-    value, last, final = expectation
+    masks = (fragment.get(name) for name in ("action_mask", "last_mask", "final_mask"))
+    pairs = zip((q, last_q, final_q), masks, strict=True)
+    value, last, final = (epsilon_greedy_value(values, epsilon, mask) for values, mask in pairs)
     if not config.expected:
         value = np.take_along_axis(q, fragment["action"][..., None], -1)[..., 0]
     following = next_values(fragment, value, last, final)
@@ -121,13 +122,13 @@ class SARSA(OnPolicy):
         """Probability of a random action now."""
         return exploration(self.config, self.progress)
 
-    def scheduled(self, progress: float) -> dict[str, float]:
-        return {**super().scheduled(progress), "epsilon": exploration(self.config, progress)}
+    def scheduled_values(self, progress: float) -> dict[str, float]:
+        return {**super().scheduled_values(progress), "epsilon": exploration(self.config, progress)}
 
-    def choose_action(self, obs: Nested, deterministic: bool = False) -> dict[str, Array]:
+    def choose_action(self, obs: Nested, deterministic: bool = False, mask: Array | None = None) -> dict[str, Array]:
         """Epsilon-greedy (or greedy) actions."""
         values = self._act(obs).reshape(*leading_axes(obs), self.num_actions)
-        action = epsilon_greedy(values, 0.0 if deterministic else self.epsilon, self.rng)
+        action = epsilon_greedy(values, 0.0 if deterministic else self.epsilon, self.rng, mask)
         return {"action": action}
 
     def update(self, fragment: Fragment) -> dict[str, float]:

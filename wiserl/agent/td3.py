@@ -60,7 +60,7 @@ class TD3(DDPG):
 
     def start_learning(self) -> None:
         super().start_learning()
-        self._critic_loss = self._maybe_compiled(critic_loss)
+        self._critic_loss = self._compile_if_asked(critic_loss)
 
     def learn(self, batch: dict[str, Any], rate: float) -> tuple[Tensor, dict[str, Tensor | float]]:
         """One Adam step of the critics; each `policy_delay`-th time one of the actor, and the targets follow."""

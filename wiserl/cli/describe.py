@@ -39,11 +39,11 @@ def options(config_class: Any, leave_out: tuple[str, ...] = (), quote: str = "")
     """
     meaning = meanings(config_class)
     for name, values in switches(config_class).items():
-        others = ", ".join(f"{quote}{other}={written(value)}{quote}" for other, value in values.items())
+        others = ", ".join(f"{quote}{other}={setting_text(value)}{quote}" for other, value in values.items())
         meaning = meaning | {name: f"{meaning[name]}: {others}, where they are not given"}
     hints = typing.get_type_hints(config_class, include_extras=True)
     return [
-        Option(field.name, written(_default(field)), valid(hints[field.name], quote), meaning.get(field.name, ""))
+        Option(field.name, setting_text(_default(field)), valid(hints[field.name], quote), meaning.get(field.name, ""))
         for field in dataclasses.fields(config_class)
         if field.name not in leave_out
     ]
@@ -80,7 +80,7 @@ def valid(hint: Any, quote: str = "") -> str:
     return names.get(hint, "mapping")
 
 
-def written(value: Any) -> str:
+def setting_text(value: Any) -> str:
     """A default as `--set` takes it."""
     if isinstance(value, bool) or value is None:
         return str(value).lower()

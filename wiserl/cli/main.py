@@ -206,17 +206,19 @@ def _list_presets() -> None:
 @click.argument("env")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="arguments of the env")
 def check_env_command(env: str, settings: tuple[str, ...]) -> None:
-    """Say what is wrong with an env, and how to mend it. Exit code 1 if anything is."""
+    """Say what is wrong with an env, and how to fix it. Exit code 1 if anything is."""
     from wiserl.core.config import parse_value
     from wiserl.env.check import check_env
+    from wiserl.env.check_masks import masks_line
 
     kwargs = {key.removeprefix("env."): parse_value(value) for key, value in _settings(settings).items()}
     problems = check_env(env, kwargs)
     for number, problem in enumerate(problems, 1):
-        click.echo(f"{number}. {problem.what}\n   {problem.mend}")
+        click.echo(f"{number}. {problem.what}\n   {problem.fix}")
     if problems:
         raise click.exceptions.Exit(1)
     click.echo(f"'{env}': nothing found; a resumed run continues its episodes exactly")
+    click.echo(masks_line(env, kwargs))
 
 
 def _settings(settings: tuple[str, ...]) -> dict[str, str]:

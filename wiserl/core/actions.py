@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from wiserl.core.masks import MaskLayout
 from wiserl.core.spaces import Space
 from wiserl.core.tree import Array
 from wiserl.util.errors import InputError
@@ -41,6 +42,7 @@ class ActionCodec:
         space: the action space of one agent.
         shape: trailing shape of a policy's action.
         dtype: dtype of a policy's action, int64 or float32.
+        masks: the layout of its masks.
     """
 
     def __init__(self, space: Space) -> None:
@@ -50,6 +52,7 @@ class ActionCodec:
         self.space = space
         self.shape: tuple[int, ...] = ()
         self.dtype: np.dtype[Any] = np.dtype(np.int64)
+        self.masks = MaskLayout(space)
         self._start: Any = 0
         if isinstance(space, spaces.Discrete):
             self._start = int(space.start)
@@ -117,8 +120,13 @@ class ActionCodec:
         counted: Array = given.astype(self.dtype).reshape(leading + self.shape) - self._start
         return counted
 
-    def random(self, rng: np.random.Generator, leading: tuple[int, ...]) -> Array:
-        """Uniform policy actions `[*leading, *self.shape]`; standard normal where a Box has an infinite bound."""
+    def random(self, rng: np.random.Generator, leading: tuple[int, ...], mask: Array | None = None) -> Array:
+        """Uniform policy actions `[*leading, *self.shape]`; standard normal where a Box has an infinite bound.
+
+        With `mask`, bool `[*leading, n]`, uniform over those that are valid.
+        """
+        if mask is not None:
+            return self.masks.random(rng, mask)
         size = leading + self.shape
         if isinstance(self.space, spaces.Box):
             uniform: Array = rng.uniform(-1.0, 1.0, size)

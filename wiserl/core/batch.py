@@ -46,7 +46,11 @@ FIELDS: dict[str, Field] = {
     "stream": Field("E", "iu", "index of the env over all runners: rank * envs per runner + env"),
     "fresh": Field("E", "b", "the env was reset just before this fragment: it does not continue the one before"),
     "alive": Field("TEA", "b", "the row is a real step of a living agent; absent: all are", required=False),
-    "action_mask": Field("TEA", "b", "which actions were allowed, [T, E, A, n]", required=False),
+    "action_mask": Field("TEA", "b", "which actions were valid, [T, E, A, n] (`core.masks`)", required=False),
+    "last_mask": Field("EA", "b", "the same for last_obs, [E, A, n]", required=False),
+    "final_mask": Field(
+        "KA", "b", "the same for final_obs, [K, A, n]; all True where no action follows", required=False
+    ),
     "log_prob": Field("TEA", "f", "log-probability of the action under the behaviour policy", required=False),
     "memory": Field("EA", "f", "what acting remembered before the fragment's first step, [E, A, M]", required=False),
     "last_memory": Field("EA", "f", "what it remembers after the last step (zero after a reset)", required=False),
@@ -113,7 +117,7 @@ def check_finite(fragment: Fragment, env: str, first_step: int) -> None:
             raise EnvError(
                 f"env '{env}' returned {leaf[where]} as {what} at step {first_step + step} of env {env_index} of runner {rank}, "
                 f"entry {path}[agent, ...] = {list(entry)}; expected finite numbers. "
-                f"Training stopped before any weight was touched by it: mend the env (`wiserl check-env` helps)"
+                f"Training stopped before any weight was touched by it: fix the env (`wiserl check-env` helps)"
             )
 
 

@@ -64,16 +64,16 @@ def meaning(text: str) -> dict[str, str]:
 
 def meanings(config_class: type) -> dict[str, str]:
     """What each field means, by name. A class that gives a field another default alone keeps the meaning its base gave."""
-    return _noted(config_class, "meaning")
+    return _notes(config_class, "meaning")
 
 
 def switches(config_class: type) -> dict[str, Mapping[str, Any]]:
     """By name the fields that set others, and what they set; inherited as meanings are."""
-    return _noted(config_class, "sets")
+    return _notes(config_class, "sets")
 
 
 @functools.cache
-def _noted(config_class: type, key: str) -> dict[str, Any]:
+def _notes(config_class: type, key: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for base in reversed(config_class.__mro__):
         for field in vars(base).get("__dataclass_fields__", {}).values():

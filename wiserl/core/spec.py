@@ -36,6 +36,10 @@ class EnvSpec:
         agents: names in the order of the agent axis; `("agent_0",)` for a gymnasium env.
         frame_stack: k, where an observation `[k, ...]` is the last k frames, oldest first; 0 where it is not.
         frame_padding: what is below the first frame of an episode: "reset" that frame again, "zero" zeros.
+        masks: how the env says which actions are valid: by its "info", by an entry of its "observation" (which
+            `observation_space` is without), or "" not at all.
+        only_entry: the one entry of a Dict observation besides the mask, whose space is `observation_space`; "" where there are
+            more.
         goal_reward: rewards of other goals (`env.goal_reward.GoalReward`), where hindsight is to ask for them; neither saved
             nor compared.
     """
@@ -46,6 +50,8 @@ class EnvSpec:
     agents: tuple[str, ...] = ("agent_0",)
     frame_stack: int = 0
     frame_padding: str = "reset"
+    masks: str = ""
+    only_entry: str = ""
     goal_reward: RewardOfGoals | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -62,6 +68,8 @@ class EnvSpec:
             "agents": list(self.agents),
             "frame_stack": self.frame_stack,
             "frame_padding": self.frame_padding,
+            "masks": self.masks,
+            "only_entry": self.only_entry,
         }
 
     @classmethod
@@ -79,6 +87,8 @@ class EnvSpec:
                 agents=tuple(data["agents"]),
                 frame_stack=data.get("frame_stack", 0),
                 frame_padding=data.get("frame_padding", "reset"),
+                masks=data.get("masks", ""),
+                only_entry=data.get("only_entry", ""),
             )
         except KeyError as error:
             raise InputError(f"description of an env lacks {error}; it has {', '.join(data)}") from error

@@ -1,4 +1,4 @@
-"""Finding what is wrong with an env, and saying how to mend it (`wiserl check-env`)."""
+"""Finding what is wrong with an env, and saying how to fix it (`wiserl check-env`)."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ class _SingleChecker(Checker):
         self._action_space: gym.Space[Any] = self.env.action_space
         self._last = given[0]
         self.check_obs(self.env.observation_space, given[0], when)
+        self.masks.look("", self._action_space, *given, when)
         return given[0]
 
     def step(self, action: Any) -> tuple[Any, bool]:
@@ -86,12 +87,12 @@ class _SingleChecker(Checker):
             what = "two steps returned the same array: what was kept of an earlier one changes"
             self.say("alias", what, "return self._obs.copy()")
         self._last = obs
+        self.masks.look("", self._action_space, obs, info, "step()", acts=not terminated)
         self.note_step(obs, reward)
         return (obs, reward, terminated, truncated), bool(terminated or truncated)
 
     def random_action(self) -> Any:
-        codec = ActionCodec(self._action_space)
-        return codec.to_env(codec.random(self._rng, (1,)))[0]
+        return _random_action(self, self._action_space, "")
 
 
 class _ParallelChecker(Checker):
@@ -100,8 +101,8 @@ class _ParallelChecker(Checker):
     def check_spaces(self) -> bool:
         agents = getattr(self.env, "possible_agents", None)
         if not agents or len(set(agents)) != len(agents):
-            mend = "set self.possible_agents in __init__ to the names of all agents that can ever act, each once"
-            self.say("possible_agents", f"possible_agents is {agents!r}", mend)
+            fix = "set self.possible_agents in __init__ to the names of all agents that can ever act, each once"
+            self.say("possible_agents", f"possible_agents is {agents!r}", fix)
             return False
         for agent in agents:
             observation_space = self._space_of("observation_space", agent)
@@ -131,6 +132,10 @@ class _ParallelChecker(Checker):
             self.say("reset", f"env.agents is empty after {when}", "set self.agents in reset to those that act first")
             raise Stop
         self._check_agents(given[0], when)
+        for agent in self.env.agents:
+            self.masks.look(
+                agent, self.env.action_space(agent), given[0][agent], given[1].get(agent), f"{when}, agent {agent}"
+            )
         return given[0]
 
     def _check_agents(self, obs: Mapping[str, Any], when: str) -> None:
@@ -154,7 +159,7 @@ class _ParallelChecker(Checker):
             what = f"step returned {shape_of(given)}; expected five dicts by agent"
             self.say("step", what, "return observations, rewards, terminations, truncations, infos")
             raise Stop
-        obs, rewards, terminations, truncations, _ = given
+        obs, rewards, terminations, truncations, infos = given
         for agent in acting:
             for name, part in (("rewards", rewards), ("terminations", terminations), ("truncations", truncations)):
                 if agent not in part:
@@ -168,6 +173,11 @@ class _ParallelChecker(Checker):
             if agent in obs:
                 self.note_step(obs[agent], rewards[agent])
         self._check_agents(obs, "step()")
+        for agent in obs:
+            acts = agent in self.env.agents or (bool(truncations.get(agent)) and not terminations.get(agent))
+            self.masks.look(
+                agent, self.env.action_space(agent), obs[agent], infos.get(agent), f"step(), agent {agent}", acts
+            )
         return (obs, rewards, terminations, truncations), not self.env.agents
 
     def _check_end(self, agent: str, terminated: bool, truncated: bool, obs: Mapping[str, Any]) -> None:
@@ -183,8 +193,11 @@ class _ParallelChecker(Checker):
             self.say("left", what, "return True for it in one of the two in the step in which it leaves")
 
     def random_action(self) -> Any:
-        return {agent: self._random(agent) for agent in self.env.possible_agents}
+        agents = self.env.possible_agents
+        return {agent: _random_action(self, self.env.action_space(agent), agent) for agent in agents}
 
-    def _random(self, agent: str) -> Any:
-        codec = ActionCodec(self.env.action_space(agent))
-        return codec.to_env(codec.random(self._rng, (1,)))[0]
+
+def _random_action(checker: Checker, space: Any, agent: str) -> Any:
+    """A valid action as the env's step takes it."""
+    codec, mask = ActionCodec(space), checker.masks.valid.get(agent)
+    return codec.to_env(codec.random(checker.random, (1,), None if mask is None else mask[None]))[0]

@@ -15,6 +15,7 @@ from wiserl.core.goals import is_goal_env
 from wiserl.core.spec import EnvSpec
 from wiserl.env.check_continuing import can_continue
 from wiserl.env.check_goals import goal_problem
+from wiserl.env.check_masks import MaskCheck
 from wiserl.env.check_values import Findings
 from wiserl.env.goal_reward import GoalReward
 from wiserl.env.make import EnvLike
@@ -24,7 +25,7 @@ from wiserl.util.errors import InputError
 _STEPS = 300
 _SECONDS = 3.0
 _SAME_STEPS = 20
-_SEED_MEND = "draw all random numbers from self.np_random, seeded by super().reset(seed=seed)"
+_SEED_FIX = "draw all random numbers from self.np_random, seeded by super().reset(seed=seed)"
 
 
 class Stop(Exception):
@@ -37,8 +38,9 @@ class Checker(Findings, ABC):
     def __init__(self, env: Any) -> None:
         super().__init__()
         self.env = env
-        self._rng = np.random.default_rng(0)
+        self.random = np.random.default_rng(0)
         self._has_goals = False
+        self.masks = MaskCheck(self.say)
         self._goal_steps: list[tuple[Any, Any, Any]] = []  # achieved, desired, reward
 
     def run(self, name: EnvLike, kwargs: Mapping[str, Any]) -> None:
@@ -84,10 +86,10 @@ class Checker(Findings, ABC):
             while last is not None and last.tb_next is not None:
                 last = last.tb_next
             where = f" at {last.tb_frame.f_code.co_filename}:{last.tb_lineno}" if last else ""
-            mend = "make it run; `python -m pdb` stops where it was raised"
+            fix = "make it run; `python -m pdb` stops where it was raised"
             if "seed" in str(error) and isinstance(error, TypeError):
-                mend = "give it the signature reset(self, *, seed=None, options=None)"
-            self.say(what, f"{what} raised {type(error).__name__}: {error}{where}", mend)
+                fix = "give it the signature reset(self, *, seed=None, options=None)"
+            self.say(what, f"{what} raised {type(error).__name__}: {error}{where}", fix)
             raise Stop from error
 
     def note_step(self, obs: Any, reward: Any) -> None:
@@ -100,10 +102,10 @@ class Checker(Findings, ABC):
             return  # What was observed or earned is wrong by itself.
         problem = self.call("compute_reward", goal_problem, spec, reward, self._goal_steps)
         if problem is not None:
-            self.say("goals", problem.what, problem.mend)
+            self.say("goals", problem.what, problem.fix)
 
     def _check_continuing(self, name: EnvLike, kwargs: Mapping[str, Any]) -> None:
-        """A new copy of the env must come to where this one is: a resumed run does that."""
+        """A new copy of the env must be able to get to where this one is, as in a resumed run."""
         if self.problems:
             return  # What is wrong in one copy would be found again in two.
         if not self.call("an episode repeated in a new copy of the env", can_continue, name, kwargs):
@@ -117,19 +119,22 @@ class Checker(Findings, ABC):
     def _check_seed(self) -> None:
         """Two episodes with one seed and the same actions must not differ."""
         first = copy.deepcopy(self.reset(0))
-        actions = [self.random_action() for _ in range(_SAME_STEPS)]
-        steps = self._episode(actions)
+        actions: list[Any] = []
+        steps = self._episode(actions, _SAME_STEPS)
         if self.problems:
             return  # A NaN differs from itself: comparing would blame the seed.
         if not _same(first, self.reset(0)):
-            self.say("seed", "two resets with one seed gave different observations", _SEED_MEND)
+            self.say("seed", "two resets with one seed gave different observations", _SEED_FIX)
         elif not _same(steps, self._episode(actions)):
-            self.say("seed", "two episodes with one seed and the same actions differ", _SEED_MEND)
+            self.say("seed", "two episodes with one seed and the same actions differ", _SEED_FIX)
 
-    def _episode(self, actions: list[Any]) -> list[Any]:
+    def _episode(self, actions: list[Any], more: int = 0) -> list[Any]:
+        """What is observed under these actions and `more` random ones, which are appended to them."""
         seen = []
-        for action in actions:
-            observed, over = self.step(copy.deepcopy(action))
+        for number in range(len(actions) + more):
+            if number == len(actions):
+                actions.append(self.random_action())
+            observed, over = self.step(copy.deepcopy(actions[number]))
             seen.append(copy.deepcopy(observed))
             if over:
                 break

@@ -1,4 +1,4 @@
-"""Whether an env's episodes can be gone on with in another process: a part of `wiserl check-env`."""
+"""Whether an env's episodes can go on in another process: a part of `wiserl check-env`."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ def can_continue(env: EnvLike, kwargs: Mapping[str, Any]) -> bool:
     with InlineVector(env, kwargs, 1) as first:
         obs, _ = first.reset([0])
         actions: list[Array] = []
+        mask = first.mask
         codec, deadline = ActionCodec(first.spec.action_space), time.monotonic() + _SECONDS
         for step in range(_STEPS):
             begun = first.episodes.copy()
-            chosen = codec.random(random, (1, first.spec.num_agents))
-            result = first.step(chosen)
-            obs, going_on = result.obs, np.array_equal(begun, first.episodes)
-            rewards = [*rewards, float(result.reward[0].sum())] if going_on else []
+            chosen = codec.random(random, (1, first.spec.num_agents), mask)
+            after = first.step(chosen)
+            obs, mask, going_on = after.obs, after.mask, np.array_equal(begun, first.episodes)
+            rewards = [*rewards, float(after.reward[0].sum())] if going_on else []
             actions.append(chosen[0])
             if step and time.monotonic() > deadline:
                 break

@@ -21,11 +21,11 @@ class Problem:
 
     Attributes:
         what: what was found, with the values seen.
-        mend: what to change.
+        fix: what to change.
     """
 
     what: str
-    mend: str
+    fix: str
 
 
 class Findings:
@@ -38,9 +38,9 @@ class Findings:
     def __init__(self) -> None:
         self.problems: dict[str, Problem] = {}
 
-    def say(self, key: str, what: str, mend: str) -> None:
+    def say(self, key: str, what: str, fix: str) -> None:
         """Note a problem, once per key."""
-        self.problems.setdefault(key, Problem(what, mend))
+        self.problems.setdefault(key, Problem(what, fix))
 
     def check_space(self, space: Any, action_space: Any, whose: str = "") -> bool:
         """Check one pair of spaces; whether they are usable."""
@@ -56,14 +56,14 @@ class Findings:
         for path, leaf in leaf_spaces(space):
             if not isinstance(leaf, LEAF_SPACES):
                 entry = f" entry '{path}'" if path else ""
-                mend = f"wrap the env (gymnasium.ObservationWrapper); supported: {OBSERVATION_KINDS}"
-                self.say(f"observation_space {path}", f"observation_space{whose}{entry} is {leaf}", mend)
+                fix = f"wrap the env (gymnasium.ObservationWrapper); supported: {OBSERVATION_KINDS}"
+                self.say(f"observation_space {path}", f"observation_space{whose}{entry} is {leaf}", fix)
                 usable = False
         try:
             ActionCodec(action_space)
         except InputError:
-            mend = f"wrap the env (gymnasium.ActionWrapper); supported: {ACTION_KINDS}"
-            self.say("action_space", f"action_space{whose} is {action_space}", mend)
+            fix = f"wrap the env (gymnasium.ActionWrapper); supported: {ACTION_KINDS}"
+            self.say("action_space", f"action_space{whose} is {action_space}", fix)
             usable = False
         if isinstance(action_space, spaces.Box):
             self._check_bounds(action_space, whose)
@@ -94,15 +94,15 @@ class Findings:
         key = f"observation {path}"
         array = np.asarray(obs)
         if isinstance(space, spaces.Box) and array.shape != space.shape:
-            mend = "return that shape, or set observation_space to it"
-            self.say(key, f"{entry} of {when} has shape {array.shape}, its space says {space.shape}", mend)
+            fix = "return that shape, or set observation_space to it"
+            self.say(key, f"{entry} of {when} has shape {array.shape}, its space says {space.shape}", fix)
         elif array.dtype.kind == "f" and not np.isfinite(array).all():
             at = [int(i) for i in np.argwhere(~np.isfinite(array))[0]]
             what = f"{entry} of {when} has {array[tuple(at)]} at index {at}"
             self.say(key, what, "return finite numbers only: training stops at the first that is not")
         elif isinstance(space, spaces.Box) and not np.can_cast(array.dtype, np.dtype(space.dtype)):
-            mend = f"return obs.astype(np.{space.dtype}), or set the space's dtype"
-            self.say(key, f"{entry} of {when} has dtype {array.dtype}, its space says {space.dtype}", mend)
+            fix = f"return obs.astype(np.{space.dtype}), or set the space's dtype"
+            self.say(key, f"{entry} of {when} has dtype {array.dtype}, its space says {space.dtype}", fix)
         elif isinstance(space, spaces.Box) and ((array < space.low) | (array > space.high)).any():
             at = [int(i) for i in np.argwhere((array < space.low) | (array > space.high))[0]]
             here = tuple(at)
@@ -117,20 +117,20 @@ class Findings:
             expected: Any = sorted(map(str, space.spaces))
             given: Any = sorted(map(str, obs)) if isinstance(obs, Mapping) else f"a {type(obs).__name__}"
             if expected != given:
-                mend = "return a dict with exactly the entries of observation_space"
-                self.say(what, f"{what} has {given}, its space says {expected}", mend)
+                fix = "return a dict with exactly the entries of observation_space"
+                self.say(what, f"{what} has {given}, its space says {expected}", fix)
         elif not isinstance(obs, tuple) or len(obs) != len(space.spaces):
             given = f"{len(obs)} entries" if isinstance(obs, tuple) else f"a {type(obs).__name__}"
-            mend = "return a tuple with one entry per space"
-            self.say(what, f"{what} has {given}, its space is a Tuple of {len(space.spaces)}", mend)
+            fix = "return a tuple with one entry per space"
+            self.say(what, f"{what} has {given}, its space is a Tuple of {len(space.spaces)}", fix)
 
     def check_reward(self, reward: Any, when: str) -> None:
         """Note a reward that is no finite number."""
         if not isinstance(reward, Real) and not (isinstance(reward, np.ndarray) and reward.ndim == 0):
             self.say("reward", f"reward of {when} is {reward!r} ({type(reward).__name__})", "return float(reward)")
         elif not np.isfinite(float(reward)):
-            mend = "return finite rewards: training stops at the first that is not"
-            self.say("reward", f"reward of {when} is {reward}", mend)
+            fix = "return finite rewards: training stops at the first that is not"
+            self.say("reward", f"reward of {when} is {reward}", fix)
 
     def check_flag(self, name: str, value: Any, when: str) -> None:
         """Note a terminated or truncated that is no bool."""

@@ -14,10 +14,12 @@ from gymnasium import spaces
 from gymnasium.wrappers import FrameStackObservation, MaxAndSkipObservation
 
 from wiserl.core.actions import ActionCodec
+from wiserl.core.masks import MaskLayout, take_mask
 from wiserl.core.spaces import check_observation, clear_observation, observation_zeros, write_observation
 from wiserl.core.spec import EnvSpec
 from wiserl.core.tree import Array
 from wiserl.env.make import EnvLike, env_id, is_parallel
+from wiserl.env.masks import MaskReader
 from wiserl.util.errors import EnvError, InputError
 from wiserl.util.seeding import episode_seed
 
@@ -36,6 +38,8 @@ class RowBuffers:
         ended: bool `[E]`, the envs in which the episode of at least one agent ended at this step.
         env_ended: bool `[E]`, the envs that were reset at this step: nobody was left to act.
         episode: uint64 `[E]`, the env's episode that is going, as `util.seeding` numbers them.
+        mask: bool `[E, A, n]`, which actions are valid on `obs`; all True in rows that do not act. Written if the env gives masks.
+        final_mask: the same for `final_obs`.
     """
 
     obs: Any
@@ -47,11 +51,13 @@ class RowBuffers:
     ended: Array
     env_ended: Array
     episode: Array
+    mask: Array
+    final_mask: Array
 
     @classmethod
     def zeros(cls, spec: EnvSpec, num_envs: int) -> RowBuffers:
         """Buffers for `num_envs` envs, all zeros and False."""
-        rows = (num_envs, spec.num_agents)
+        rows, choices = (num_envs, spec.num_agents), MaskLayout(spec.action_space).size
         return cls(
             obs=observation_zeros(spec.observation_space, rows),
             final_obs=observation_zeros(spec.observation_space, rows),
@@ -62,6 +68,8 @@ class RowBuffers:
             ended=np.zeros(num_envs, np.bool_),
             env_ended=np.zeros(num_envs, np.bool_),
             episode=np.zeros(num_envs, np.uint64),
+            mask=np.zeros((*rows, choices), np.bool_),
+            final_mask=np.zeros((*rows, choices), np.bool_),
         )
 
 
@@ -70,10 +78,13 @@ def read_spec(env: Any, name: EnvLike) -> EnvSpec:
 
     Raises:
         InputError: a space is not supported, or the agents of a parallel env have different spaces.
+
+    Masks in an env's info are not known before it is reset: `env.masks.with_masks` does that.
     """
     if not is_parallel(env):
         frames, padding = find_frame_stack(env)
-        spec = EnvSpec(env_id(name), env.observation_space, env.action_space, frame_stack=frames, frame_padding=padding)
+        seen, masks, entry = take_mask(env.observation_space, env.action_space)
+        spec = EnvSpec(env_id(name), seen, env.action_space, ("agent_0",), frames, padding, masks, entry)
     else:
         agents = tuple(env.possible_agents)
         for kind in ("observation_space", "action_space"):
@@ -86,7 +97,9 @@ def read_spec(env: Any, name: EnvLike) -> EnvSpec:
                     f"env '{env_id(name)}': its agents have different {kind}s ({listed}). Groups of agents are not "
                     "supported yet: pad the spaces to one (supersuit's pad_observations_v0, pad_action_space_v0)"
                 )
-        spec = EnvSpec(env_id(name), env.observation_space(agents[0]), env.action_space(agents[0]), agents)
+        action = env.action_space(agents[0])
+        seen, masks, entry = take_mask(env.observation_space(agents[0]), action)
+        spec = EnvSpec(env_id(name), seen, action, agents, masks=masks, only_entry=entry)
     observation_zeros(spec.observation_space, (0,))
     ActionCodec(spec.action_space)
     return spec
@@ -118,6 +131,7 @@ class EnvRows:
     Attributes:
         env: the wrapped env.
         spec: its spec.
+        masks: reads its action masks.
     """
 
     def __init__(self, env: Any, spec: EnvSpec, buffers: RowBuffers | None = None, index: int = 0) -> None:
@@ -127,6 +141,7 @@ class EnvRows:
         self.buffers = RowBuffers.zeros(spec, 1) if buffers is None else buffers
         self._index = index
         self._parallel = is_parallel(env)
+        self.masks = MaskReader(spec, self.buffers.mask[index], self.buffers.final_mask[index])
         self._row = {agent: row for row, agent in enumerate(self.spec.agents)}
 
     def begin(self, episode: int) -> None:
@@ -142,9 +157,12 @@ class EnvRows:
 
     def _begin(self, episode: int, check: bool = False) -> None:
         self.buffers.episode[self._index] = episode
-        obs, _ = self.env.reset(seed=episode_seed(episode))
+        obs, info = self.env.reset(seed=episode_seed(episode))
         who = f"env '{self.spec.id}'"
+        self.masks.begin(info.values() if self._parallel else (info,))
         if not self._parallel:
+            if self.masks.given:
+                obs = self.masks.take(obs, info, 0)
             if check:
                 check_observation(self.spec.observation_space, obs, who)
             write_observation(self.spec.observation_space, self.buffers.obs, (self._index, 0), obs)
@@ -154,8 +172,9 @@ class EnvRows:
             raise EnvError(f"{who} has no agents after reset; expected at least one of {', '.join(self.spec.agents)}")
         if check:
             for agent, value in obs.items():
-                check_observation(self.spec.observation_space, value, f"{who}, agent {agent}")
-        self._write_living(obs, self.env.agents)
+                whose = f"{who}, agent {agent}"
+                check_observation(self.spec.observation_space, self.masks.bare(value, whose), whose)
+        self._write_living(obs, info, self.env.agents)
 
     def step(self, actions: Array) -> dict[str, Any]:
         """Step the env once and restart it if its episode is over.
@@ -169,6 +188,8 @@ class EnvRows:
         Raises:
             EnvError: a parallel env broke its contract.
         """
+        if self.masks.given:
+            self.masks.count()
         return self._step_parallel(actions) if self._parallel else self._step_single(actions[0])
 
     def _step_single(self, action: Any) -> dict[str, Any]:
@@ -177,6 +198,11 @@ class EnvRows:
         buffers.reward[e, 0] = reward
         buffers.terminated[e, 0] = terminated
         buffers.truncated[e, 0] = truncated and not terminated
+        masks = self.masks
+        if masks.given:
+            obs = masks.take_final(obs, info, 0, terminated) if terminated or truncated else masks.take(obs, info, 0)
+        elif info:
+            masks.refuse_late((info,))
         if terminated or truncated:
             buffers.ended[e] = buffers.env_ended[e] = True
             write_observation(self.spec.observation_space, buffers.final_obs, (e, 0), obs)
@@ -210,13 +236,15 @@ class EnvRows:
                     "return True for it in one of the two in the step in which it leaves"
                 )
         living = [agent for agent in self.env.agents if agent not in over]
-        self._write_living(obs, living)
+        if not self.masks.given:
+            self.masks.refuse_late(infos.values())
+        self._write_living(obs, infos, living)
         if ended or not living:
-            self._end(obs, ended, over=not living)
+            self._end(obs, infos, ended, over=not living)
         return {agent: info for agent, info in infos.items() if info}
 
-    def _write_living(self, obs: dict[str, Any], living: list[str]) -> None:
-        """Write observations and `alive` of all rows: those in `living` from `obs`, zeros for the others."""
+    def _write_living(self, obs: dict[str, Any], infos: dict[str, Any], living: list[str]) -> None:
+        """Write observations, masks and `alive` of all rows: those in `living` from `obs`, zeros for the others."""
         buffers, e = self.buffers, self._index
         for agent, row in self._row.items():
             is_living = agent in living
@@ -226,17 +254,23 @@ class EnvRows:
                         f"env '{self.spec.id}': agent {agent} is in env.agents but has no observation; it has those of "
                         f"{', '.join(map(str, obs))}. Return one for each agent that acts next"
                     )
-                write_observation(self.spec.observation_space, buffers.obs, (e, row), obs[agent])
+                value = self.masks.take(obs[agent], infos.get(agent), row) if self.masks.given else obs[agent]
+                write_observation(self.spec.observation_space, buffers.obs, (e, row), value)
             elif buffers.alive[e, row]:
                 clear_observation(buffers.obs, (e, row))
             buffers.alive[e, row] = is_living
 
-    def _end(self, obs: dict[str, Any], ended: list[str], over: bool) -> None:
+    def _end(self, obs: dict[str, Any], infos: dict[str, Any], ended: list[str], over: bool) -> None:
         """Keep the final observations of the agents whose episode ended; restart the env when nobody is left."""
-        buffers, e = self.buffers, self._index
+        buffers, e, masks = self.buffers, self._index, self.masks
         for agent, row in self._row.items():
+            if masks.given:
+                masks.clear_final(row)
             if agent in obs:
-                write_observation(self.spec.observation_space, buffers.final_obs, (e, row), obs[agent])
+                value = masks.bare(obs[agent], agent)
+                if masks.given and agent in ended:
+                    value = masks.take_final(obs[agent], infos.get(agent), row, bool(buffers.terminated[e, row]))
+                write_observation(self.spec.observation_space, buffers.final_obs, (e, row), value)
             elif agent in ended and not buffers.terminated[e, row]:
                 raise EnvError(
                     f"env '{self.spec.id}': agent {agent} was truncated without a final observation; "

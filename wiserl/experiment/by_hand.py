@@ -96,7 +96,7 @@ class RunByHand:
         self._summary: dict[str, Any] | None = None
         self.folder = experiment.folder
         self._wise_rl = WiseRL("local")
-        with experiment.claimed.undone_by_bad_input():
+        with experiment.claimed.undo_on_bad_input():
             self._metrics = MetricsWriter(self.folder)
             group = experiment.connect(self._wise_rl, experiment.resume)
         runner, _, self._scope = group.members[0]

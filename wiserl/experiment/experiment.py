@@ -82,7 +82,7 @@ class Experiment:
         run, folder = self.run, self.folder
         if self.finished is not None and self.finished.get("eval_return_mean") is not None:
             return self._nothing_to_do(self.finished, Console(run.total_steps, quiet, json_summary))
-        with StopSignals() as signals, self.claimed.undone_by_bad_input(), MetricsWriter(folder) as metrics:
+        with StopSignals() as signals, self.claimed.undo_on_bad_input(), MetricsWriter(folder) as metrics:
             console = Console(run.total_steps, quiet, json_summary)
             with console:
                 if run.preset and not self.resume and preset_for(run.algo, run.env):
@@ -141,7 +141,7 @@ class Experiment:
                 if attempt == self.run.max_restarts:
                     raise
                 where = "its last checkpoint" if resume else "the start, since there is no checkpoint yet"
-                monitor.learner_restarted(f"{error}; restarting it from {where}")
+                monitor.note_learner_restart(f"{error}; restarting it from {where}")
             finally:
                 wise_rl.close()
         raise AssertionError("unreachable")

@@ -126,7 +126,7 @@ class Monitor:
         # If a signal interrupts it, the next poll asks training to stop.
         with contextlib.suppress(Interrupted):
             self._evaluate(path, env_steps, derive_seed(self._run.seed, "evaluation", env_steps))
-        self._call("evaluated", str(path))
+        self._call("note_evaluation", str(path))
 
     def _evaluate(self, path: Path, env_steps: int, seed: int) -> dict[str, float]:
         """Figures by name; with `success_rate` where the env tells of success.
@@ -156,7 +156,7 @@ class Monitor:
         self.final = {f"eval_{name}": value for name, value in figures.items()}
         self.final["eval_episodes"] = self._run.eval_episodes
 
-    def learner_restarted(self, message: str) -> None:
+    def note_learner_restart(self, message: str) -> None:
         """The learner had to be replaced: say so, and forget what it had done since its last checkpoint."""
         self.learner_restarts += 1
         self._console.warning(message)

@@ -83,7 +83,7 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
 
 def read_options(algo: AlgoLike, env: EnvLike, config: str | Path | Mapping[str, Any] | None, resume: str | Path | None,
                  options: Mapping[str, Any]) -> tuple[RunConfig, Any]:  # fmt: skip
-    """The run's options and the algorithm's configuration that these arguments of `train` come to."""
+    """The run's options and the algorithm's configuration, from these arguments of `train`."""
     found = find_algorithm(algo)
     given = read_config_file(config) if isinstance(config, str | Path) else dict(config or {})
     given.update(options)

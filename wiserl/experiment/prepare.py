@@ -1,4 +1,4 @@
-"""What happens before a run begins: its env is looked at, what was left open is decided, its folder is taken."""
+"""What happens before a run begins: look at its env, decide what was left open, take its folder."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from wiserl.core.config import to_plain
 from wiserl.core.spec import EnvSpec
 from wiserl.env.goal_reward import GoalReward
 from wiserl.env.make import env_id, make_env
+from wiserl.env.masks import with_masks
 from wiserl.env.rows import read_spec
 from wiserl.env.vector.choose import choose_vector
-from wiserl.run_folder.claim import RunFolder, claim, finished, reopen
+from wiserl.run_folder.claim import RunFolder, claim, finished_summary, reopen
 from wiserl.training.gym_runner import GymRunnerArgs
 from wiserl.training.plan import RunConfig, TrainPlan
 from wiserl.training.transform import Transform
@@ -106,7 +107,7 @@ def prepare(run: RunConfig, config: Any, transform: Transform | None = None) -> 
 def look_at_env(run: RunConfig) -> EnvSpec:
     """The spec of the run's env, made once for it."""
     probe = make_env(run.env, run.env_kwargs)
-    spec = read_spec(probe, run.env)
+    spec = with_masks(read_spec(probe, run.env), probe)
     probe.close()
     return dataclasses.replace(spec, goal_reward=GoalReward(run.env, run.env_kwargs))
 
@@ -171,5 +172,5 @@ def take_folder(prepared: Prepared, resume: bool) -> tuple[RunFolder, dict[str, 
         name = run.run_dir or "runs/" + re.sub("[/:]", "-", f"{run.algo.name}-{env_id(run.env)}-s{run.seed}")
         return claim(name, not run.run_dir, prepared.settings), None
     path = Path(str(run.run_dir))
-    summary = finished(path, run.total_steps)
+    summary = finished_summary(path, run.total_steps)
     return reopen(path, prepared.settings(path), summary is not None), summary

@@ -48,7 +48,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Let signals interrupt what is done inside, whatever was the rule outside."""
+        """Within the block, signals interrupt at once, whatever they do outside."""
         before, self.orderly = self.orderly, False
         try:
             if self.received is not None:

@@ -73,9 +73,10 @@ class NumpyPolicy:
         self._encoders, self._then = encoders, plain.then
         self._head = _weights([plain.head])[0]
         modules = list(modules)
-        registries = [each for module in modules for each in (module._modules, module._parameters)]
-        self._places = [(registry, name, held) for registry in registries for name, held in registry.items()]
-        self._counted = [*registries, *map(vars, modules)]
+        self._registries = [each for module in modules for each in (module._modules, module._parameters)]
+        self._held = [each for registry in self._registries for each in registry.values()]
+        self._ids = list(map(id, self._held))  # of objects that are kept alive by the line above
+        self._counted = list(map(vars, modules))
         self._counts = list(map(len, self._counted))
         self._hooks = [each for module in modules for each in (module._forward_hooks, module._forward_pre_hooks)]
 
@@ -99,12 +100,9 @@ class NumpyPolicy:
 
     def holds(self) -> bool:
         """Whether the network still is what it was: nothing in it exchanged or added, no hook on it."""
-        if any(self._hooks) or not all(encoder.holds() for encoder in self._encoders):
+        if any(self._hooks) or [id(each) for registry in self._registries for each in registry.values()] != self._ids:
             return False
-        for registry, name, held in self._places:
-            if registry.get(name) is not held:
-                return False
-        return list(map(len, self._counted)) == self._counts
+        return list(map(len, self._counted)) == self._counts and all(encoder.holds() for encoder in self._encoders)
 
     def __call__(self, obs: Array) -> Array:
         return self._outputs(self._encoders[0].forward(obs))

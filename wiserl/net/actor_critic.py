@@ -63,7 +63,7 @@ class ActorCritic(nn.Module):
         shared = self.critic_encoder is self.actor_encoder
         return [self.actor_encoder] if shared else [self.actor_encoder, self.critic_encoder]
 
-    def _remembering(self, memory: Tensor) -> list[tuple[RecurrentEncoder, Tensor]]:
+    def _memory_parts(self, memory: Tensor) -> list[tuple[RecurrentEncoder, Tensor]]:
         """Each encoder with its part of the memory `[N, M]`."""
         encoders = [encoder for encoder in self._encoders if isinstance(encoder, RecurrentEncoder)]
         return list(zip(encoders, torch.split(memory, [encoder.memory_size for encoder in encoders], 1), strict=True))
@@ -95,7 +95,7 @@ class ActorCritic(nn.Module):
         """Values `[N]` for normalised observations, after what is remembered `[N, M]`."""
         if memory is None:
             return self.value_of(self.critic_encoder(obs))
-        encoder, own = self._remembering(memory)[-1]
+        encoder, own = self._memory_parts(memory)[-1]
         return self.value_of(encoder.step(obs, own)[0])
 
     def value_of(self, features: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class ActorCritic(nn.Module):
     def step(self, obs: Nested, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs of the policy for observations as the env gives them, and what is remembered then `[N, M]`."""
         normal = self.normalize(obs)
-        features, after = zip(*(encoder.step(normal, own) for encoder, own in self._remembering(memory)), strict=True)
+        features, after = zip(*(encoder.step(normal, own) for encoder, own in self._memory_parts(memory)), strict=True)
         return self.outputs_of(features[0]), torch.cat(after, 1)
 
     def unroll(self, obs: Nested, memory: Tensor, reset: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,7 +115,7 @@ class ActorCritic(nn.Module):
         Returns:
             Outputs `[T * N, num_outputs]`, values `[T * N]`, and what is remembered before each part, `[parts * N, M]`.
         """
-        found = [encoder.unroll_in_parts(obs, own, reset, length) for encoder, own in self._remembering(memory)]
+        found = [encoder.unroll_in_parts(obs, own, reset, length) for encoder, own in self._memory_parts(memory)]
         features = [part.flatten(0, 1) for part, _ in found]
         return self.outputs_of(features[0]), self.value_of(features[-1]), torch.cat([starts for _, starts in found], 1)
 
@@ -123,6 +123,6 @@ class ActorCritic(nn.Module):
         """Outputs and values of a batch of rows, or of the living steps of its sequences (`ops.sequences`)."""
         if "memory" not in batch:
             return self.outputs(batch["obs"]), self.value(batch["obs"])
-        found = [encoder.unroll(batch["obs"], own)[0] for encoder, own in self._remembering(batch["memory"])]
+        found = [encoder.unroll(batch["obs"], own)[0] for encoder, own in self._memory_parts(batch["memory"])]
         features = [each.flatten(0, 1).index_select(0, batch["living"]) for each in found]
         return self.outputs_of(features[0]), self.value_of(features[-1])

@@ -22,6 +22,22 @@ _LOG_2PI = math.log(2 * math.pi)
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 
+MASKED_LOGIT = -1e8
+"""Of choices that are not valid: their probability is 0 in float32, and 0 times its logarithm is 0, not NaN as with -inf."""
+
+
+def masked_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Logits `[N, n]`, those of choices that are not valid by `mask` bool `[N, n]` so low that nothing depends on them.
+
+    None: there are no masks, and the logits come back as they are. The logits of several components stand side by side.
+    """
+    return logits if mask is None else logits.masked_fill(~mask, MASKED_LOGIT)
+
+
+def only_valid(outputs: Array, mask: Array | None) -> Array:
+    """The same to act on, `[..., n]`: -inf, which no draw can make the largest."""
+    return outputs if mask is None else np.where(mask, outputs, np.float32(-np.inf))
+
 
 class ActionHead(ABC):
     """Meaning of the outputs of a policy network, `[..., num_outputs]`."""
@@ -160,7 +176,7 @@ def make_head(space: spaces.Space[object], algorithm: str) -> ActionHead:
     )
 
 
-def squashed(outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+def squash(outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Actions `tanh(mean + std * noise)` `[N, size]` and their log-probabilities `[N]` (appendix C)."""
     mean, log_std = outputs.chunk(2, 1)
     log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)

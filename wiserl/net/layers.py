@@ -68,7 +68,7 @@ LAYERS: dict[str, type[nn.Module]] = {
     "unflatten": nn.Unflatten,
     "zero_pad2d": nn.ZeroPad2d,
 }
-"""Layers by the name in a file, an underscore more or less aside."""
+"""Layers by the name in a file; underscores may be added or left out."""
 
 _BATCHES = "acting and learning see other batches, and both are training"
 _REFUSED = {
@@ -159,7 +159,7 @@ def _line(error: Exception) -> str:
 
 
 class _Rows(nn.Module):
-    """What the first layer is given: `[N, *shape]` float32.
+    """The input of the first layer: `[N, *shape]` float32.
 
     An image is `[N, C, H, W]`, whatever the order of the env; what counts or chooses is one-hot; the entries of a Dict or Tuple
     are side by side.
@@ -239,7 +239,7 @@ class LayerNetwork(Features):
 
 
 def _through(module: nn.Module, values: Tensor, what: str, source: str) -> Tensor:
-    """What a layer gives for rows of zeros."""
+    """The output of a layer for rows of zeros."""
     axes = _axes(module)
     problem = ""
     if axes is None or values.ndim == axes + 1:
@@ -252,7 +252,7 @@ def _through(module: nn.Module, values: Tensor, what: str, source: str) -> Tenso
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             problem = f" ({_line(error)})"
     raise InputError(
-        f"{what} does not fit: from {source} comes {_shape(values)} of each observation, expected {_wanted(module)}{problem}"
+        f"{what} does not fit: from {source} comes {_shape(values)} of each observation, expected {_expected_shape(module)}{problem}"
     )
 
 
@@ -266,7 +266,7 @@ def _axes(module: nn.Module) -> int | None:
     return int(kind[-2]) + 1 if kind.endswith(("1d", "2d", "3d")) else None
 
 
-def _wanted(module: nn.Module) -> str:
+def _expected_shape(module: nn.Module) -> str:
     sides = ("height", "width", "depth")[: (_axes(module) or 1) - 1]
     if isinstance(module, nn.Linear):
         return f"in_features={module.in_features} numbers on the last axis"

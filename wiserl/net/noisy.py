@@ -17,7 +17,7 @@ from wiserl.util.errors import InputError
 class NoisyLinear(nn.Module):
     """A linear layer with factorised Gaussian noise (Fortunato et al. 2018, equations 9 to 11).
 
-    `weight` and `bias` are read as those of `nn.Linear`: the means, with the noise that `Noise.drawn` has set. The noise is
+    `weight` and `bias` are read as those of `nn.Linear`: the means, with the noise that `Noise.draw` has set. The noise is
     neither a parameter nor a buffer, so it does not travel with the weights and is in no checkpoint.
 
     Args:
@@ -78,7 +78,7 @@ class Noise:
         self._sizes = [size for layer in self._layers for size in (layer.in_features, layer.out_features)]
 
     @contextmanager
-    def drawn(self, generator: torch.Generator | np.random.Generator | None) -> Iterator[None]:
+    def draw(self, generator: torch.Generator | np.random.Generator | None) -> Iterator[None]:
         """Within, the network has one draw of noise, the same for all rows of a batch. Before and after, the means alone.
 
         Args:

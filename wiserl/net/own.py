@@ -19,7 +19,7 @@ _ROWS = 3
 
 
 def network_name(network: Callable[..., Any]) -> str:
-    """`module:Class` of a class or function, by which it is found again wherever a policy is opened.
+    """`module:Class` of a class or function, the name to import it by wherever a policy is opened.
 
     Raises:
         InputError: it cannot be found by its name.
@@ -35,12 +35,12 @@ def network_name(network: Callable[..., Any]) -> str:
             f"{advice}. Move it into a module, my_networks.py say, and import it from there"
         )
     name = f"{network.__module__}:{shown}"
-    if _imported(name) is not network:
+    if _import(name) is not network:
         raise InputError(f"network={shown}: {name} is something else than what was given; expected {advice}")
     return name
 
 
-def _imported(name: str) -> Any:
+def _import(name: str) -> Any:
     try:
         return import_object(name)
     except (ModuleNotFoundError, ValueError, AttributeError) as error:
@@ -66,7 +66,7 @@ class OwnNetwork(Features):
 
     def __init__(self, space: spaces.Space[Any], name: str) -> None:
         super().__init__()
-        make = _imported(name)
+        make = _import(name)
         if not callable(make):
             raise InputError(f"network '{name}' is {make!r}: expected a class or function that returns an nn.Module")
         network = make(space)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -47,22 +48,28 @@ class QNetwork(nn.Module):
         """What it comes down to without a stream for the state's value."""
         return Plain(self.encoder, self.advantage) if self.value is None and self.shape[2] == 1 else None
 
-    def outputs(self, obs: Nested) -> Tensor:
-        """What is learned about each action, `[N, n, K]`."""
+    def outputs(self, obs: Nested, mask: Tensor | None = None) -> Tensor:
+        """What is learned about each action, `[N, n, K]`.
+
+        Advantages are relative to their mean over the actions that are valid by `mask`, bool `[N, n]`; None: over all.
+        """
         features = self.encoder(obs)
         advantage: Tensor = self.advantage(features).view(self.shape)
         if self.value is None:
             return advantage
         value: Tensor = self.value(features).unsqueeze(1)
-        return value + advantage - advantage.mean(1, keepdim=True)
+        if mask is None:
+            return value + advantage - advantage.mean(1, keepdim=True)
+        valid = mask.unsqueeze(2)
+        return value + advantage - (advantage * valid).sum(1, keepdim=True) / valid.sum(1, keepdim=True)
 
     def values(self, outputs: Tensor) -> Tensor:
         """Q-values `[...]` of outputs `[..., K]`; K is 1."""
         return outputs.squeeze(-1)
 
-    def forward(self, obs: Nested) -> Tensor:
+    def forward(self, obs: Nested, mask: Tensor | None = None) -> Tensor:
         """Q-values `[N, n]`."""
-        return self.values(self.outputs(obs))
+        return self.values(self.outputs(obs) if mask is None else self.outputs(obs, mask))
 
 
 class CategoricalNetwork(QNetwork):
@@ -93,6 +100,22 @@ class QuantileNetwork(QNetwork):
         return outputs.mean(-1)
 
 
-def taken(outputs: Tensor, action: Tensor) -> Tensor:
+def inputs(batch: dict[str, Any]) -> tuple[tuple[Any, ...], tuple[Any, ...], Tensor | None]:
+    """What Q-networks are given for a batch, before its steps and after them, and the mask of what is valid after them.
+
+    A network is given masks only if there are some; then that of after the steps is bool `[N, n]`, otherwise None.
+    """
+    if "action_mask" not in batch:
+        return (batch["obs"],), (batch["next_obs"],), None
+    mask = batch["next_action_mask"]
+    return (batch["obs"], batch["action_mask"]), (batch["next_obs"], mask), mask
+
+
+def best(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Of values `[N, n]` the action with the largest one in each row, `[N]`, among those that are valid by `mask` bool `[N, n]`."""
+    return (values if mask is None else values.masked_fill(~mask, -torch.inf)).argmax(1)
+
+
+def outputs_at(outputs: Tensor, action: Tensor) -> Tensor:
     """Of outputs `[N, n, K]`, those of each row's action `[N]`: `[N, K]`."""
     return outputs.gather(1, action[:, None, None].expand(-1, 1, outputs.shape[2])).squeeze(1)

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from wiserl.core.masks import random_choice
 from wiserl.core.tree import Array
 
 
@@ -43,11 +44,34 @@ class ActionNoise:
         return noisy, noise
 
 
-def epsilon_greedy(values: Array, epsilon: float, rng: np.random.Generator) -> Array:
-    """Choices `[...]` among n whose values `[..., n]` are given: the best one, or any with probability `epsilon`."""
-    choice: Array = values.argmax(-1)
+def epsilon_greedy(values: Array, epsilon: float, rng: np.random.Generator, mask: Array | None = None) -> Array:
+    """Choices `[...]` among n whose values `[..., n]` are given: the best one, or any with probability `epsilon`.
+
+    With `mask`, bool `[..., n]`, both among those that are valid.
+    """
+    choice: Array = (values if mask is None else np.where(mask, values, -np.inf)).argmax(-1)
     if epsilon > 0.0:
         explore = rng.random(choice.shape) < epsilon
         if explore.any():
-            choice[explore] = rng.integers(values.shape[-1], size=int(explore.sum()))
+            choice[explore] = random_choices(rng, (int(explore.sum()),), values.shape[-1], _rows(mask, explore))
     return choice
+
+
+def random_choices(rng: np.random.Generator, shape: tuple[int, ...], n: int, mask: Array | None) -> Array:
+    """Uniform choices among n, int64 `shape`; with `mask`, bool `[*shape, n]`, among those that are valid."""
+    return rng.integers(n, size=shape) if mask is None else random_choice(rng, mask)
+
+
+def epsilon_greedy_value(values: Array, epsilon: float, mask: Array | None = None) -> Array:
+    """Expected value `[...]` of `epsilon_greedy` among choices with these values `[..., n]`."""
+    if mask is None:
+        best, mean = values.max(-1), values.mean(-1)
+    else:
+        best = np.where(mask, values, -np.inf).max(-1)
+        mean = values.sum(-1, where=mask) / mask.sum(-1)
+    expected: Array = (1 - epsilon) * best + epsilon * mean
+    return expected.astype(values.dtype, copy=False)
+
+
+def _rows(mask: Array | None, rows: Array) -> Array | None:
+    return None if mask is None else mask[rows]

@@ -33,14 +33,14 @@ def exploration(config: Any, progress: float) -> float:
     return linear(config.exploration_initial_eps, config.exploration_final_eps, progress, config.exploration_fraction)
 
 
-def told_resumed(now: Mapping[str, float], end: Mapping[str, float]) -> str:
+def resume_notice(now: Mapping[str, float], end: Mapping[str, float]) -> str:
     """How schedules go on, for a user: their values now and at the end, by name."""
     ended = [f"{name} has ended and stays {end[name]:.3g}" for name in now if now[name] == end[name]]
     going = [f"{name} goes on from {now[name]:.3g} to {end[name]:.3g}" for name in now if now[name] != end[name]]
     return ", ".join(going + ended)
 
 
-def decayed(value: float, decay: str, progress: float, begun: float = 1.0) -> float:
+def decayed_value(value: float, decay: str, progress: float, begun: float = 1.0) -> float:
     """`value`, or what a linear decay to 0 at the end of training leaves of it for a round.
 
     A round learns at the rate of its end, and the last one, whose end has 0, at the mean over it.

@@ -78,7 +78,7 @@ def sequence_minibatches(
     Args:
         data: `obs` and what is learned from as tensors `[L, S, ...]`, nested or not; `memory` `[S, M]`, before the first step;
             `living`, the `Sequences` they were taken by.
-        size: living steps of a minibatch, give or take a sequence.
+        size: living steps of a minibatch, give or take some sequences (`shares`).
         rng: draws the order.
         standardized: name of an entry that gets zero mean and unit variance in each minibatch.
 
@@ -91,8 +91,8 @@ def sequence_minibatches(
         return
     device = data["memory"].device
     order = rng.permutation(living.shape[1])
-    batch = (living.sum(0)[order].cumsum() - 1) // size
-    for chosen in np.split(order, np.flatnonzero(np.diff(batch)) + 1):
+    for share in shares(living.sum(0)[order], size):
+        chosen = order[share]
         longest = int(np.flatnonzero(living[:, chosen].any(axis=1))[-1]) + 1
         where = np.flatnonzero(living[:longest, chosen])
         columns, steps = torch.from_numpy(chosen).to(device), torch.from_numpy(where).to(device)
@@ -106,3 +106,29 @@ def sequence_minibatches(
         if standardized is not None:
             rows[standardized] = standardize(rows[standardized], len(rows[standardized]))
         yield {"obs": obs, "memory": data["memory"][columns], "living": steps, **rows}
+
+
+def shares(lengths: Array, size: int) -> list[Array]:
+    """Divide sequences, in their order, into shares of about `size` steps, and none of fewer than half of it if there are more.
+
+    A loss is the mean over its minibatch: each step of one of 5 steps would weigh 50 times as much as one of 250.
+
+    Args:
+        lengths: int64 `[S]`, steps of each sequence, at least one each.
+        size: steps of a share. A sequence is in the one that its middle falls into.
+
+    Returns:
+        Indices of sequences, share after share.
+    """
+    if not len(lengths):
+        return []
+    places = (2 * lengths.cumsum() - lengths) // (2 * size)
+    found = np.split(np.arange(len(lengths)), np.flatnonzero(np.diff(places)) + 1)
+    steps = [int(lengths[share].sum()) for share in found]
+    while len(steps) > 1 and 2 * min(steps) < size:
+        short = steps.index(min(steps))
+        left = short > 0 and (short + 1 == len(steps) or steps[short - 1] < steps[short + 1])
+        first = short - 1 if left else short
+        steps[first : first + 2] = [steps[first] + steps[first + 1]]
+        found[first : first + 2] = [np.concatenate(found[first : first + 2])]
+    return found

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from wiserl.core.masks import ENTRY
 from wiserl.core.tree import Array
 from wiserl.env.make import EnvLike, env_id
 from wiserl.env.vector.choose import make_vector
 from wiserl.policy.policy import Policy
+from wiserl.util.errors import InputError
 from wiserl.util.seeding import derive_seed
 
 log = logging.getLogger("wiserl")
@@ -51,16 +53,21 @@ def run_episodes(
     success: list[bool | None] = []
     policy.reseed(seed, "eval", "act")
     with make_vector(env, env_kwargs, min(episodes, MAX_ENVS), "inline") as envs:
+        if envs.spec.masks and not policy.spec.masks:
+            raise InputError(
+                f"this policy observes '{ENTRY}' of env '{env_id(env)}', as policies did before wiserl used masks; train it again"
+            )
         while len(returns) < episodes:
             wanted = min(episodes - len(returns), envs.num_envs)
             seeds = [derive_seed(seed, "eval", len(returns) + i) for i in range(envs.num_envs)]
             obs, alive = envs.reset(seeds)
+            mask = envs.mask
             memory = policy.memory(envs.num_envs, envs.spec.num_agents)
             memory.restart(alive)
             totals, going = np.zeros(envs.num_envs), np.arange(envs.num_envs) < wanted
             reached: list[bool | None] = [None] * wanted
             for _ in range(MAX_STEPS):
-                step = envs.step(policy.act(obs, deterministic, memory))
+                step = envs.step(policy.act(obs, deterministic, memory, *(() if mask is None else (mask,))))
                 memory.forget(step.terminated | step.truncated, step.alive)
                 totals += step.reward.sum(axis=1) * going
                 for i, info in step.infos:
@@ -69,7 +76,7 @@ def run_episodes(
                 going[step.env_ended] = False
                 if not going.any():
                     break
-                obs = step.obs
+                obs, mask = step.obs, step.mask
             else:
                 log.warning("evaluation of '%s': %d episode(s) had not ended after %d steps and were cut off there; give the env a "
                             "time limit", env_id(env), int(going.sum()), MAX_STEPS)  # fmt: skip

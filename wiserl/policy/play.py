@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from wiserl.core.masks import ENTRY
 from wiserl.env.make import is_parallel, make_env
 from wiserl.policy.policy import Policy
 from wiserl.policy.video import check_video_path, write_video
@@ -81,12 +82,18 @@ def _check_window(env: Any, name: str) -> None:
         )
 
 
+def _mask(policy: Policy, info: Any) -> Any:
+    """The mask in an env's info, if the policy was trained with such."""
+    return info.get(ENTRY) if policy.spec.masks == "info" and info else None
+
+
 def _single_episode(env: Any, policy: Policy, seed: int, frames: list[Any] | None) -> float:
-    obs, _ = env.reset(seed=seed)
+    obs, info = env.reset(seed=seed)
     policy.reset()
     total = 0.0
     for _ in range(MAX_STEPS):
-        obs, reward, terminated, truncated, _ = env.step(policy.choose_action(obs))
+        action = policy.choose_action(obs, mask=_mask(policy, info))
+        obs, reward, terminated, truncated, info = env.step(action)
         total += float(reward)
         if frames is not None:
             frames.append(env.render())
@@ -96,12 +103,15 @@ def _single_episode(env: Any, policy: Policy, seed: int, frames: list[Any] | Non
 
 
 def _parallel_episode(env: Any, policy: Policy, seed: int, frames: list[Any] | None) -> float:
-    obs, _ = env.reset(seed=seed)
+    obs, infos = env.reset(seed=seed)
     policy.reset()
     total = 0.0
     for _ in range(MAX_STEPS):
-        actions = {agent: policy.choose_action(obs[agent], agent=agent) for agent in env.agents}
-        obs, rewards, _, _, _ = env.step(actions)
+        actions = {
+            agent: policy.choose_action(obs[agent], agent=agent, mask=_mask(policy, infos.get(agent)))
+            for agent in env.agents
+        }
+        obs, rewards, _, _, infos = env.step(actions)
         total += float(sum(rewards.values()))
         if frames is not None:
             frames.append(env.render())

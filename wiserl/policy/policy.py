@@ -12,6 +12,7 @@ from wiserl.agent.base.divergence import check_actions
 from wiserl.agent.catalogue import algorithm_class
 from wiserl.core.actions import ActionCodec
 from wiserl.core.config import make_config
+from wiserl.core.masks import ENTRY, split_observation
 from wiserl.core.memory import RowMemory
 from wiserl.core.spaces import check_observation, observation_zeros, write_observation
 from wiserl.core.spec import EnvSpec
@@ -51,38 +52,75 @@ class Policy:
         """What acting on so many rows remembers, for `act`: nothing yet."""
         return RowMemory(self._algorithm.memory_size, envs, agents)
 
-    def act(self, obs: Nested, deterministic: bool = True, memory: RowMemory | None = None) -> Array:
+    def act(
+        self, obs: Nested, deterministic: bool = True, memory: RowMemory | None = None, mask: Array | None = None
+    ) -> Array:
         """Policy-format actions `[E, A, ...]` for observations `[E, A, ...]`, as a `VectorEnv` takes them.
 
-        `memory` is of the same rows, and is brought up to date; None: these are first steps of episodes.
+        `memory` is of the same rows, and is brought up to date; None: these are first steps of episodes. `mask`, bool
+        `[E, A, n]`, is what the env gives with the observations; None: nothing.
 
         Raises:
+            InputError: the policy was trained with masks and is given none, or it cannot act with masks.
             Diverged: the weights are such that an action is infinite or NaN.
         """
         if memory is None:
             memory = self.memory(*leading_axes(obs))
-        chosen = self._algorithm.choose_action(obs, deterministic, **memory.arguments())
+        if mask is None and self.spec.masks:
+            raise InputError(f"this policy was trained with action masks (env '{self.spec.id}') and is given none")
+        if mask is not None and not self._algorithm.takes("mask"):
+            raise InputError(f"{self.manifest['algo']} cannot act with masks: its choose_action has no argument 'mask'")
+        masks = {} if mask is None else {"mask": mask}
+        chosen = self._algorithm.choose_action(obs, deterministic, **memory.arguments(), **masks)
         memory.take(chosen)
         check_actions(self._algorithm, self.manifest["algo"], chosen["action"], obs, axes=2)
         return chosen["action"]
 
-    def choose_action(self, obs: Any, deterministic: bool = True, agent: str = "") -> Any:
+    def choose_action(self, obs: Any, deterministic: bool = True, agent: str = "", mask: Any = None) -> Any:
         """The env's action for one agent's observation, as the env returns it.
 
         A policy with memory remembers what it was given since the last `reset`, for each `agent` by itself.
 
+        Args:
+            obs: the observation; with its entry `action_mask`, if the policy was trained with such.
+            deterministic: the best action, or one drawn as in training.
+            agent: whose observation it is, where there are several.
+            mask: `info["action_mask"]`, if the policy was trained with such: `[n]`, 1 where an action is valid.
+
         Raises:
-            InputError: the observation does not fit the space the policy was trained on.
+            InputError: the observation does not fit the space the policy was trained on; the mask is missing or does not fit.
         """
         try:
+            if self.spec.masks == "observation":
+                if mask is not None:
+                    raise InputError(
+                        f"the mask of env '{self.spec.id}' is the observation's entry '{ENTRY}': leave mask= out"
+                    )
+                obs, mask = split_observation(self.spec, obs, self.spec.agents[0])
+            valid = None if mask is None else self._valid(mask)
             check_observation(self.spec.observation_space, obs, self.spec.agents[0])
             buffers = observation_zeros(self.spec.observation_space, (1, 1))
             write_observation(self.spec.observation_space, buffers, (0, 0), obs)
         except (EnvError, TypeError, ValueError, KeyError) as error:
             raise InputError(f"observation does not fit {self.spec.observation_space}: {error}") from None
+        if valid is None and self.spec.masks:
+            raise InputError(
+                f"this policy was trained with action masks: give choose_action(obs, mask=info['{ENTRY}']), with the info that came "
+                "with the observation"
+            )
         memory = self._memories.setdefault(agent, self.memory(1, 1))
-        action = self._codec.to_env(self.act(buffers, deterministic, memory))[0, 0]
+        action = self._codec.to_env(self.act(buffers, deterministic, memory, valid))[0, 0]
         return action.item() if np.ndim(action) == 0 else action
+
+    def _valid(self, given: Any) -> Array:
+        """A mask as an env gives it, as bool `[1, 1, n]`."""
+        layout = self._codec.masks
+        if not layout.size:
+            raise InputError(f"a mask is given, but the actions are {self.spec.action_space}: expected none")
+        mask = layout.read(given, self.spec.agents[0])
+        if not layout.has_choice(mask):
+            raise InputError(f"the mask leaves no valid action: {mask.astype(int).tolist()}; expected one at least")
+        return mask[None, None]
 
     def reset(self) -> None:
         """Forget the episode so far. Call it when one begins; a policy without memory has nothing to forget."""

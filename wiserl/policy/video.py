@@ -60,7 +60,7 @@ def write_video(frames: Sequence[NDArray[np.uint8]], path: Path, fps: float) -> 
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.shape != shape:
             raise InputError(
                 f"frame {index} for '{path}' has shape {frame.shape} and dtype {frame.dtype}; expected uint8 "
-                f"[H, W, 3], as the first one with {shape}: mend the env's render()"
+                f"[H, W, 3], as the first one with {shape}: fix the env's render()"
             )
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".gif":

@@ -7,6 +7,7 @@ Arrays of an `.npz`, N transitions in the order in which they were made, one epi
 - `rewards [N]`
 - `terminations [N]` and `truncations [N]`, bool (`terminals` and `timeouts`, D4RL's names, are understood)
 - `next_observations [N, ...]`, like observations; may be left out
+- if the env gives action masks: `action_masks [N, n]`, bool, and beside next_observations `next_action_masks [N, n]`
 
 Arrays named by `extras` are read, too, `[N, ...]`; others are ignored. With `next_observations` all transitions are
 used, in whatever order they are: where one is not what the next transition begins with, the episode counts as truncated
@@ -152,6 +153,11 @@ class _Transitions:
             raise InputError(f"{where}: none of its {total} transitions has a next observation; add next_observations")
         truncated = ~(terminated | goes_on)
         more = {name: reader.extra(name) for name in extras}
+        if spec.masks:
+            more["action_mask"] = mask = reader.masks("action_masks")
+            more["next_action_mask"] = (
+                reader.masks("next_action_masks", not_after=terminated) if reader.has_next else mask[next_at]
+            )
         return cls(obs, next_obs, next_at, reader.actions(), reward, terminated, truncated, used.nonzero()[0], more)
 
 
@@ -206,17 +212,17 @@ def _from_episodes(source: str, episodes: Iterable[Any], spec: EnvSpec) -> Itera
     for number, episode in enumerate(episodes):
         names = ("actions", "rewards", "terminations", "truncations")
         arrays = {name: np.asarray(getattr(episode, name)) for name in names}
-        for path, leaf in _named("", episode.observations):
+        for path, leaf in _named_arrays("", episode.observations):
             arrays[f"observations{path}"] = leaf[:-1]
             arrays[f"next_observations{path}"] = leaf[1:]
         where = f"data set '{source}', episode {number}"
         yield from _fragments(_Transitions.read(where, arrays, spec))
 
 
-def _named(path: str, tree: Any) -> Iterator[tuple[str, Array]]:
+def _named_arrays(path: str, tree: Any) -> Iterator[tuple[str, Array]]:
     """Leaves of nested dicts and tuples, each with the names that lead to it: "/position", "/0"; "" for a bare array."""
     if isinstance(tree, (Mapping, tuple)):
         for key, child in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
-            yield from _named(f"{path}/{key}", child)
+            yield from _named_arrays(f"{path}/{key}", child)
     else:
         yield path, np.asarray(tree)

@@ -34,7 +34,7 @@ class ArrayReader:
 
     def __init__(self, where: str, arrays: Mapping[str, Array], spec: EnvSpec) -> None:
         self.where, self.arrays, self.spec = where, arrays, spec
-        rewards = self._named("rewards")
+        rewards = self._find("rewards")
         self.total = len(rewards) if rewards.ndim else 0
         if not self.total:
             self._refuse("rewards", f"has shape {list(rewards.shape)}", "[N], with N > 0 transitions")
@@ -80,9 +80,18 @@ class ArrayReader:
                       f"actions in the env's own units, {space}: clip or rescale them")  # fmt: skip
         return codec.from_env(np.clip(given, space.low, space.high))
 
+    def masks(self, name: str, not_after: Array | None = None) -> Array:
+        """Action masks bool `[N, n]`, all True where no action comes after, `not_after [N]`."""
+        layout = ActionCodec(self.spec.action_space).masks
+        mask = self._take(name, (layout.size,), np.bool_)
+        if not_after is not None:
+            mask = mask | not_after[:, None]
+        self._require(name, mask, layout.has_choice(mask), "a valid action in each row")
+        return mask
+
     def extra(self, name: str) -> Array:
         """An array that the algorithm has a use for; numbers with a point as float32, which networks have."""
-        array = self._named(name)
+        array = self._find(name)
         if array.ndim == 0 or len(array) != self.total or array.dtype.kind not in "biuf":
             self._refuse(
                 name, f"is {array.dtype} {list(array.shape)}", f"numbers [{self.total}, ...] (N = number of rewards)"
@@ -102,7 +111,7 @@ class ArrayReader:
 
     def _take(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """The array of a name as `dtype`, `[N, *shape]`, finite."""
-        array, dtype = self._named(name), np.dtype(dtype)
+        array, dtype = self._find(name), np.dtype(dtype)
         expected = f"{dtype} {[self.total, *shape]} (N = number of rewards) for env '{self.spec.id}'"
         if array.shape != (self.total, *shape) or not np.can_cast(array.dtype, dtype, "same_kind"):
             if dtype.kind == "b":
@@ -114,7 +123,7 @@ class ArrayReader:
         self._require(name, array, good, f"finite numbers that {dtype} can hold")
         return kept
 
-    def _named(self, name: str) -> Array:
+    def _find(self, name: str) -> Array:
         for known in (name, _ALIASES.get(name, name)):
             if known in self.arrays:
                 try:

@@ -146,14 +146,14 @@ class HindsightReplay(Replay):
         slot, column = np.divmod(rows, stride)
         ahead = (self._last.take(self._episode.take(rows).astype(np.int64) * stride + column) - slot) % num_slots
         if self.strategy == "final":
-            return self._shifted(rows, ahead)
+            return self._shift(rows, ahead)
         behind: Array = np.zeros(1, np.int64)
         if self.strategy == "episode":
             oldest = (slot - 1 - self._position[column // (stride // store.num_streams)]) % num_slots
             behind = np.minimum(self._age.take(rows), oldest)
         span = ahead + behind + 1
-        return self._shifted(rows, (self._rng.random(len(rows)) * span).astype(np.int64) - behind)
+        return self._shift(rows, (self._rng.random(len(rows)) * span).astype(np.int64) - behind)
 
-    def _shifted(self, rows: Array, steps: Array) -> Array:
+    def _shift(self, rows: Array, steps: Array) -> Array:
         moved: Array = (rows + steps * self._store.stride) % len(self._store.kind)
         return moved

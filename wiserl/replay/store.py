@@ -31,10 +31,9 @@ from wiserl.core.tree import (
     tree_map,
 )
 from wiserl.replay.final_table import FinalTable
+from wiserl.replay.masks import MASKS, with_next_masks
 from wiserl.replay.rows import GOING, TRUNCATED, Block, Ends, contiguous
 from wiserl.util.errors import InputError
-
-MASKS = ("action_mask", "next_action_mask")
 
 
 class TransitionStore:
@@ -43,8 +42,8 @@ class TransitionStore:
     Args:
         capacity: transitions per agent over all streams; each stream keeps the last `capacity // num_streams` steps.
         num_streams: envs over all runners.
-        extras: further fragment fields `[T, E, A, ...]` to store. `action_mask` and `next_action_mask` are stored
-            without being named if the first fragment has them.
+        extras: further fragment fields `[T, E, A, ...]` to store. `action_mask` and `next_action_mask` (which follows from
+            the other masks) are stored without being named if the first fragment has them.
         margin: slots behind the oldest transition of each stream whose observations are kept, though nothing begins there.
 
     Attributes:
@@ -89,6 +88,7 @@ class TransitionStore:
         Returns:
             The parts of the rings that have changed, the slots written ahead included.
         """
+        fragment = with_next_masks(fragment)
         if not self.fields:
             self._allocate_for(fragment)
         leaves, ahead = self._check(fragment)

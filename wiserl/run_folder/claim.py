@@ -38,7 +38,7 @@ class RunFolder:
     found: frozenset[Path] = frozenset()
 
     @contextlib.contextmanager
-    def undone_by_bad_input(self) -> Iterator[None]:
+    def undo_on_bad_input(self) -> Iterator[None]:
         """After an InputError inside, the folder of a new run is given back, unless something was saved, so that the corrected
         command finds it free. However a resumed run ends, `config.json` is what it was if nothing was saved since: it always
         tells of the checkpoints there are.
@@ -82,14 +82,14 @@ def claim(name: str, numbered: bool, config: Callable[[Path], dict[str, Any]]) -
         made = tuple(folder for folder in (path, *path.parents) if not folder.exists())
         path.mkdir(parents=True, exist_ok=True)
         folder = RunFolder(path, made=made, found=frozenset(path.iterdir()))
-        if _created(path / CONFIG, config(path)):
+        if _create(path / CONFIG, config(path)):
             return folder
         if not numbered:
             break
     raise InputError(f"'{path}' holds a run already: go on with it by --resume {path}, or choose another --run-dir")
 
 
-def finished(path: Path, total_steps: int) -> dict[str, Any] | None:
+def finished_summary(path: Path, total_steps: int) -> dict[str, Any] | None:
     """What `summary.json` holds, if it tells of the last checkpoint and that has all these env steps; else None."""
     try:
         summary: dict[str, Any] = json.loads((path / SUMMARY).read_text(encoding="utf-8"))
@@ -121,12 +121,12 @@ def reopen(path: Path, config: dict[str, Any], finished: bool = False) -> RunFol
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Whole or not at all, whenever the program is killed."""
-    _written(path, value).replace(path)
+    _write_partial(path, value).replace(path)
 
 
-def _created(path: Path, value: dict[str, Any]) -> bool:
+def _create(path: Path, value: dict[str, Any]) -> bool:
     """Write a file that is not there yet, whole or not at all; whether it was not there."""
-    partial = _written(path, value)
+    partial = _write_partial(path, value)
     try:
         os.link(partial, path)
     except FileExistsError:
@@ -140,7 +140,7 @@ def _created(path: Path, value: dict[str, Any]) -> bool:
     return True
 
 
-def _written(path: Path, value: dict[str, Any]) -> Path:
+def _write_partial(path: Path, value: dict[str, Any]) -> Path:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(json.dumps(value, indent=2), encoding="utf-8")
     return partial

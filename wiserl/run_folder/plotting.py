@@ -149,13 +149,13 @@ def _settings(config: Mapping[str, Any]) -> dict[str, str]:
     run = dict(config.get("run", {}))
     arguments = {f"env.{name}": value for name, value in run.pop("env_kwargs", {}).items()}
     options = {"transform": config.get("transform"), **run, **arguments, **config.get("hyperparameters", {})}
-    return {name: _shown(value) for name, value in options.items() if name not in NOT_COMPARED}
+    return {name: _text(value) for name, value in options.items() if name not in NOT_COMPARED}
 
 
-def _shown(value: Any) -> str:
+def _text(value: Any) -> str:
     """As `--set` takes it."""
     if isinstance(value, list):
-        return ",".join(map(_shown, value))
+        return ",".join(map(_text, value))
     return value if isinstance(value, str) else json.dumps(value).replace("null", "none")
 
 

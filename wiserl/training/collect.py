@@ -1,4 +1,4 @@
-"""From steps of envs to fragments `[T, E, A, ...]`: what was seen, what was done, what came of it, and whether all is finite."""
+"""Makes fragments `[T, E, A, ...]` from steps of envs, and checks that all values are finite."""
 
 from __future__ import annotations
 
@@ -149,12 +149,15 @@ class Collector:
         try:
             for _ in range(steps):
                 self._step(act)
+                self._algorithm.within_fragment = True
         except Exception as error:
             self._check_actions()
             # Garbage observations often make an env or policy fail before the fragment is complete: name the cause.
             if buffer.length and not isinstance(error, EnvError):
                 check_finite(self._fragment(version, fresh), self._env, steps_before)
             raise
+        finally:
+            self._algorithm.within_fragment = False
         self._check_actions()
         fragment = self._fragment(version, fresh)
         check_finite(fragment, self._env, steps_before)
@@ -166,7 +169,8 @@ class Collector:
         chosen = act(episodes.obs)
         if buffer.length == 0:
             self._check_chosen(chosen)
-        buffer.add_choice(episodes.obs, episodes.alive, chosen)
+        given = chosen if episodes.mask is None else {**chosen, "action_mask": episodes.mask}
+        buffer.add_choice(episodes.obs, episodes.alive, given)
         buffer.add_outcome(episodes.step(chosen["action"]))
 
     def _fragment(self, version: int, fresh: bool) -> Fragment:

@@ -1,4 +1,4 @@
-"""The episodes that a runner's envs are in: begun, stepped, counted, and gone on with after a resume."""
+"""The episodes that a runner's envs are in: begins, steps and counts them, and goes on with them after a resume."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class Episodes:
     Attributes:
         obs: `[E, A, ...]`, what the next actions are chosen on.
         alive: bool `[E, A]`, which rows act next; None: all, always.
+        mask: bool `[E, A, n]`, which actions are valid then; None: the env gives no masks.
         vector_steps: steps made so far, of each env.
         fresh: whether the steps to come continue no fragment.
     """
@@ -51,21 +52,23 @@ class Episodes:
         self.envs = envs
         self.obs: Any = None
         self.alive: Array | None = None
+        self.mask: Array | None = None
         self.vector_steps = 0
         self.fresh = True
         self._env = env
         self._returns = np.zeros(envs.num_envs)
         self._lengths = np.zeros(envs.num_envs, np.int64)
-        self._ages = np.zeros(envs.num_envs, np.int64)  # vector steps: rows that are being reset count
+        self._begun = np.zeros(envs.num_envs, np.int64)  # vector steps at which the episodes going began
         self._memory = RowMemory(memory_size, envs.num_envs, envs.spec.num_agents)
 
     def begin(self, seeds: Sequence[int]) -> None:
         """Begin a new episode in each env, whatever was going; one seed per env."""
         self.obs, self.alive = self.envs.reset(seeds)
+        self.mask = self.envs.mask
         self.fresh = True
         self._returns[:] = 0.0
         self._lengths[:] = 0
-        self._ages[:] = 0
+        self._begun[:] = self.vector_steps
         self._memory.restart(self.alive)
 
     def memory(self) -> dict[str, Array]:
@@ -74,7 +77,9 @@ class Episodes:
 
     def arguments(self) -> dict[str, Any]:
         """What `choose_action` is given besides the observations, arrays `[E, A, ...]` by name."""
-        return self.memory()
+        if self._memory.value is None and self.mask is None:
+            return {}  # at each step of most envs
+        return self.memory() if self.mask is None else {**self.memory(), "mask": self.mask}
 
     def remember(self, chosen: dict[str, Array]) -> None:
         """Take out of what `choose_action` returned what it is given again at the next step."""
@@ -87,22 +92,26 @@ class Episodes:
     def step(self, actions: Array) -> Outcome:
         """Step each env once, by actions `[E, A, ...]`."""
         alive = self.alive
-        stepped = 1 if alive is None else alive.any(axis=1)  # of now: the envs write over their own array in `step`
+        self._lengths += (
+            1 if alive is None else alive.any(axis=1)
+        )  # before the envs write over their own array in `step`
         step = self.envs.step(actions)
         self.vector_steps += 1
         self._returns += step.reward[:, 0] if step.reward.shape[1] == 1 else step.reward.sum(axis=1)
-        self._lengths += stepped
-        self._ages += 1
         outcome = Outcome(step)
         if step.final_envs:
             outcome.final["obs"] = tree_map(np.copy, step.final_obs)
             if self._memory.value is not None:
                 outcome.final["memory"] = self._memory.value[step.final_envs]
+            if step.final_mask is not None:
+                outcome.final["mask"] = step.final_mask
             for env in step.env_ended:
                 outcome.finished.append((self._returns[env], self._lengths[env]))
-                self._returns[env] = self._lengths[env] = self._ages[env] = 0
-        self._memory.forget(step.terminated | step.truncated, step.alive)
-        self.obs, self.alive = step.obs, step.alive
+                self._returns[env] = self._lengths[env] = 0
+                self._begun[env] = self.vector_steps
+        if self._memory.value is not None:
+            self._memory.forget(step.terminated | step.truncated, step.alive)
+        self.obs, self.alive, self.mask = step.obs, step.alive, step.mask
         return outcome
 
     def position(self, rank: int, actions: Array) -> Position:
@@ -112,7 +121,7 @@ class Episodes:
             rank=rank,
             vector_steps=self.vector_steps,
             episodes=None if episodes is None else episodes.copy(),
-            ages=self._ages.copy(),
+            ages=self.vector_steps - self._begun,  # rows that are being reset count
             actions=actions,
             obs=tree_map(np.copy, self.obs),
             memory=None if memory is None else memory.copy(),
@@ -131,7 +140,9 @@ class Episodes:
             rewards = self.envs.advance([actions[done : done + _STEPS_AT_ONCE] for actions in going.actions])
             for env, of_steps in enumerate(rewards):
                 self._returns[env] = sum(of_steps, self._returns[env])  # in the order of `step`: equal to the last bit
-        self._ages[:] = self._lengths[:] = [len(actions) for actions in going.actions]
+        self.mask = self.envs.mask
+        self._lengths[:] = [len(actions) for actions in going.actions]
+        self._begun[:] = self.vector_steps - self._lengths
         same = all(
             np.array_equal(found, saved, equal_nan=found.dtype.kind == "f")
             for (_, found), (_, saved) in zip(tree_leaves(self.obs), tree_leaves(going.obs), strict=True)

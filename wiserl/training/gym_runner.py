@@ -18,7 +18,7 @@ from wiserl.ops.pacing import steps_of_round
 from wiserl.training.collect import Collector
 from wiserl.training.episodes import Episodes
 from wiserl.training.training_agent import TrainingAgent
-from wiserl.training.transform import Transform, transformed
+from wiserl.training.transform import Transform, apply_transform
 from wiserl.transport.registry import WiseRL
 from wiserl.util.errors import InputError
 from wiserl.util.seeding import derive_seed, rng
@@ -90,6 +90,7 @@ class GymRunner(Runner):
         self._episodes = Episodes(self.envs, names[1], algorithm.memory_size)
         self._collector = Collector(self._episodes, args.steps, self.rank, algorithm, names)
         self._go_on()
+        _check_masks(self.envs, self.policy.plan.spec)
 
     @property
     def vector_steps(self) -> int:
@@ -110,7 +111,7 @@ class GymRunner(Runner):
         fragment = self.collect()
         position = self._episodes.position(self.rank, fragment["action"])
         if self.args.transform is not None:
-            fragment = transformed(fragment, self.args.transform)
+            fragment = apply_transform(fragment, self.args.transform)
         self.agent.update(fragment, position)
 
     def collect(self) -> Fragment:
@@ -130,7 +131,7 @@ class GymRunner(Runner):
         return fragment
 
     def random_fragments(self, env_steps: int) -> Iterator[Fragment]:
-        """Fragments of at least so many env steps of uniformly random actions, for none to learn from.
+        """Fragments of at least so many env steps of uniformly random actions, which are not learned from.
 
         They are of episodes of their own. The first fragment that `collect` gives after them is the one it would have given
         before, weights apart.
@@ -144,7 +145,7 @@ class GymRunner(Runner):
         vector_steps, sampled = self.vector_steps, 0
 
         def act(obs: Nested) -> dict[str, Array]:
-            return {"action": codec.random(random, shape)}
+            return {"action": codec.random(random, shape, self._episodes.mask)}
 
         self._begin_episodes(*where, "random")
         try:
@@ -161,8 +162,10 @@ class GymRunner(Runner):
         self.envs.close()
 
     def _act(self, obs: Nested) -> dict[str, Array]:
-        chosen: dict[str, Array] = self.agent.choose_action(obs, **self._episodes.arguments())
-        self._episodes.remember(chosen)
+        given = self._episodes.arguments()
+        chosen: dict[str, Array] = self.agent.choose_action(obs, **given) if given else self.agent.choose_action(obs)
+        if "memory" in given:
+            self._episodes.remember(chosen)
         return chosen
 
     def _go_on(self) -> None:
@@ -192,3 +195,15 @@ def _check_same(envs: VectorEnv, expected: EnvSpec) -> None:
     else:
         who, advice = "made again it", "let it have the same ones each time"
     raise InputError(f"env '{expected.id}' has {had}, but {who} has {has}: {advice}")
+
+
+def _check_masks(envs: VectorEnv, expected: EnvSpec) -> None:
+    """Raise InputError, and close the envs, unless they give masks as they did when the run was prepared."""
+    if (envs.mask is not None) == bool(expected.masks):
+        return
+    envs.close()
+    now, then = ("masks", "none") if expected.masks == "" else ("no masks", "some")
+    raise InputError(
+        f"env '{expected.id}' gives {now} (--vector {envs.kind}), but gave {then} when it was made first: let it give one at each "
+        "reset and step, or none; where its native vector version is another env, choose --vector inline"
+    )

@@ -61,7 +61,7 @@ class TrainPlan(RunConfig):
     manifest: dict[str, Any]  # what every checkpoint's manifest says besides counters
     log_every: int  # env steps
     resume: bool
-    saved_total_steps: int = 0  # of the run that is resumed; heeded where its checkpoint does not tell
+    saved_total_steps: int = 0  # of the run that is resumed, for checkpoints that do not say it
 
 
 @dataclass(frozen=True)

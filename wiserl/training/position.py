@@ -1,8 +1,8 @@
-"""Where a runner's envs stand, so that a resumed run can go on in the midst of their episodes.
+"""Where a runner's envs stand, so that a resumed run can go on in the middle of their episodes.
 
-The state of an env cannot be saved in general. But an episode is a function of its seed and the actions taken in it: with
-each fragment a runner says which episodes are going and for how long, the learner keeps the actions since they began, and a
-new runner begins the same episodes and steps through them.
+The state of an env cannot be saved in general. But an episode is a function of its seed and the actions taken in it. With
+each fragment a runner says which episodes its envs are in and how old these are, and the learner keeps the actions since they
+began. A new runner begins the same episodes and steps through those actions.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ class Track:
             state["episodes"] = going.episodes.tolist()
             state["ages"] = self._last.ages.tolist()
             state["actions"] = torch.from_numpy(np.concatenate(going.actions))
-            state["obs"] = tree_map(lambda leaf: torch.from_numpy(np.ascontiguousarray(leaf)), going.obs)
-            state["memory"] = None if going.memory is None else torch.from_numpy(going.memory)
+            state["obs"] = tree_map(lambda leaf: torch.from_numpy(np.array(leaf)), going.obs)
+            state["memory"] = None if going.memory is None else torch.from_numpy(np.array(going.memory))
             state["returns"] = None if going.returns is None else going.returns.tolist()
         return state
 

@@ -50,12 +50,12 @@ class Progress:
         self._first_update_at: float | None = None
 
     def note_lag(self, lag: int) -> None:
-        """A fragment is learned from that is so many versions old."""
+        """Count a fragment that is learned from and is so many versions old."""
         self._lag.add(lag)
         self._row_lag.add(lag)
 
     def note_drop(self) -> None:
-        """A fragment was too old."""
+        """Count a fragment that was too old."""
         self._dropped += 1
 
     def note_update(self, fragment: Fragment, logs: dict[str, float]) -> None:

@@ -55,7 +55,7 @@ class Saver:
         self._to_evaluate.add(path.name)
         return path
 
-    def evaluated(self, path: str | Path) -> None:
+    def note_evaluation(self, path: str | Path) -> None:
         """A checkpoint to evaluate is needed no longer."""
         self._to_evaluate.discard(Path(path).name)
 
@@ -77,7 +77,7 @@ class Saver:
         algorithm = self._algorithm
         if self._saved_at == algorithm.env_steps:
             return self._folder / f"step_{algorithm.env_steps}"
-        self._watch.check()  # of an error that was caught, and of a user's own hand on the weights
+        self._watch.check()  # after an error that was caught, or a change that a user made to the weights
         manifest = {**self._plan.manifest, "env_steps": algorithm.env_steps, "updates": algorithm.updates}
         training = {
             "rng": json.dumps(algorithm.rng.bit_generator.state),
@@ -92,7 +92,7 @@ class Saver:
     def _load(self, checkpoint: Checkpoint) -> list[Event]:
         plan, algorithm, state = self._plan, self._algorithm, checkpoint.state()
         self._load_weights(checkpoint, state["algorithm"])
-        self._watch.check()  # runs of before this was looked at have saved what had diverged
+        self._watch.check()  # older versions saved weights that had diverged
         replay = checkpoint.replay()
         if replay is not None:
             algorithm.load_replay_state(replay)
@@ -101,7 +101,7 @@ class Saver:
         algorithm.env_steps, algorithm.updates = checkpoint.manifest["env_steps"], checkpoint.manifest["updates"]
         self._progress.load_state_dict(training)
         self._positions.load_state_list(training.get("positions", ()))
-        # Checkpoints of before there was a `course` have what is in it elsewhere, as far as they have it.
+        # Older checkpoints have no `course`; what they know of it is elsewhere.
         before = {"total_steps": plan.saved_total_steps or plan.total_steps, "warmed_up": training.get("warmed_up", 0)}
         told = algorithm.resume_course({**before, **training.get("course", {})}, checkpoint.manifest["config"])
         return [Event(kind, algorithm.env_steps, line) for kind, line in told]

@@ -43,7 +43,7 @@ class Learning:
         self._warned: set[str] = set()
 
     def check(self, fragment: Fragment) -> None:
-        """Check the first fragment of each runner, and those that begin anew; what it sends after them has the same fields."""
+        """Check the first fragment of each runner, and those that continue no other; what it sends after them has the same fields."""
         rank = int(fragment["rank"][0])
         if rank not in self._checked or fragment["fresh"].any():
             check_fragment(fragment)
@@ -203,9 +203,9 @@ class TrainingAgent(Agent):
         """Write a checkpoint to resume from, unless the newest one is of this very step; returns its path."""
         return str(self.learning.saver.save())
 
-    def evaluated(self, path: str) -> None:
+    def note_evaluation(self, path: str) -> None:
         """A checkpoint that an event asked to evaluate is needed no longer."""
-        self.learning.saver.evaluated(path)
+        self.learning.saver.note_evaluation(path)
 
     def request_stop(self) -> None:
         """End training: runners learn of it with the answer to what they send next; in sync mode all after the same round.

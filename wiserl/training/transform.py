@@ -14,7 +14,7 @@ from wiserl.util.errors import InputError
 Transform: TypeAlias = Callable[[Fragment], Fragment]
 
 
-def transformed(fragment: Fragment, transform: Transform) -> Fragment:
+def apply_transform(fragment: Fragment, transform: Transform) -> Fragment:
     """What `transform` makes of a fragment.
 
     Raises:

@@ -140,6 +140,6 @@ def attach_session(backend: Backend) -> None:
     _session = backend
 
 
-def attached_session() -> Backend | None:
+def current_session() -> Backend | None:
     """The backend that `attach_session` was given, if any."""
     return _session

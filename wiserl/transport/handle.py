@@ -60,7 +60,7 @@ class AgentHandle:
         Arrays are copied where they wait, since many envs return the same buffer at each step.
         """
         if self._ship_every > 1:
-            experience = walk(experience, _copied)
+            experience = walk(experience, _copy)
         self._pending.append(experience)
         if len(self._pending) >= self._ship_every:
             self._ship()
@@ -103,7 +103,7 @@ class AgentHandle:
         self.replica._update_model(unpack(ack.weights))
 
 
-def _copied(value: Any) -> Any:
+def _copy(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.copy()
     if isinstance(value, torch.Tensor):

@@ -95,7 +95,7 @@ class Learner:
         else:
             self._run_round([shipment])
 
-    def settled(self, shipment: Shipment) -> bool:
+    def is_settled(self, shipment: Shipment) -> bool:
         """Whether the round of this shipment has been learned from."""
         return self._settled.get(shipment.rank, (-1, -1)) >= (shipment.incarnation, shipment.sequence)
 

@@ -32,10 +32,10 @@ class _LocalLink:
 
     def ship(self, shipment: Shipment, wait: bool, max_inflight: int) -> Ack | None:
         self._learner.offer(shipment)
-        self._backend.progressed()
+        self._backend.note_progress()
         if not wait:
             self._backend.give_way()
-        while wait and not self._learner.settled(shipment):
+        while wait and not self._learner.is_settled(shipment):
             if not self._backend.give_way(waiting=True):
                 raise WaitTimeout(
                     f"agent '{self._learner.name}' waits for runners {self._learner.missing()}, which cannot go on: "
@@ -139,7 +139,7 @@ class LocalBackend:
             )
         return self._learners[name]
 
-    def progressed(self) -> None:
+    def note_progress(self) -> None:
         """Something was learned or gathered: nobody waits in vain yet."""
         self._idle_turns = 0
         self.poll()

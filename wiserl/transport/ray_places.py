@@ -63,7 +63,7 @@ def cpus_by_node() -> dict[str, float]:
 
 
 def _asks(resource: Mapping[str, Any]) -> bool:
-    """Whether an actor's options ask for anything: Ray heeds soft wishes about the node only then."""
+    """Whether an actor's options ask for anything: only then does Ray follow soft wishes about the node."""
     return any(resource.get(key) for key in ("num_cpus", "num_gpus", "memory", "resources"))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from wiserl.core.agent import Agent
 from wiserl.core.runner import Runner
-from wiserl.transport.backend import Backend, RunnerGroup, attached_session, current_runner
+from wiserl.transport.backend import Backend, RunnerGroup, current_runner, current_session
 from wiserl.transport.handle import AgentHandle
 from wiserl.util.errors import InputError, nearest
 
@@ -58,7 +58,7 @@ class WiseRL:
         context = current_runner.get()
         if context is not None:
             return context.backend
-        session = attached_session()
+        session = current_session()
         if session is not None:
             return session
         if self._backend is None:

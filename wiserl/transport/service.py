@@ -69,7 +69,7 @@ class LearnerService(ABC):
         except (Exception, SystemExit) as error:
             self._failure = Failure.capture(error)
         self._wake()
-        while self._failure is None and not learner.settled(shipment):
+        while self._failure is None and not learner.is_settled(shipment):
             await self._round_done.wait()
         return self._failure or self._answer(learner, shipment.known_version)
 

@@ -94,7 +94,7 @@ def supervise(group: RunnerGroup, learners: Learners, wait: Callable[[Sequence[A
                 result.reraise()
             if isinstance(result, ActorLost):
                 restarts += 1
-                # Before anything else: nobody shall wait for the dead.
+                # Before anything else: no one waits for the dead.
                 _tell_all(learners, "leave", member.rank)
                 _replace(member, f"runner {member.rank} of '{group.name}'", result, max_restarts)
             elif result is None:  # it has run to its end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
@@ -19,7 +20,7 @@ from wiserl.net.choice import NetworkConfig, is_recurrent
 from wiserl.net.normalize import ObservationNormalizer, normalizers
 from wiserl.net.optim import flatten_parameters
 from wiserl.ops.returns import ReturnScale
-from wiserl.ops.schedules import decayed, progress, told_resumed
+from wiserl.ops.schedules import decayed_value, progress, resume_notice
 from wiserl.ops.tensors import to_tensors
 from wiserl.util.errors import InputError
 from wiserl.util.seeding import derive_seed, restart, rng
@@ -61,6 +62,7 @@ class Algorithm(Agent):
     recurrent: ClassVar[bool] = False
     supports: ClassVar[str] = "on-policy: each fragment is learned from, then dropped"
     ship_every = 1
+    within_fragment = False  # nothing can have changed the network since the last step
     policy: nn.Module
 
     def __init__(self, sync: bool = True, *, spec: EnvSpec, config: Any, seed: int = 0, num_streams: int = 1,
@@ -78,13 +80,18 @@ class Algorithm(Agent):
                 f"{type(self).__name__.lower()} cannot learn net={config.net}, which has memory: use net=auto, mlp, cnn or impala_cnn "
                 "(frame stacking shows it the last few observations)"
             )
-        self.policy = self._initialised("weights", self._build)
+        if spec.masks and not self.takes("mask"):
+            raise InputError(
+                f"{type(self).__name__.lower()} cannot act with masks, which env '{spec.id}' gives: its choose_action has no argument "
+                "'mask'. Give it one and let it choose valid actions only (docs/masks.md), or leave action_mask out of the env"
+            )
+        self.policy = self._initialise("weights", self._build)
         self.normalizer = self._find_normalizer()
         scaled = getattr(config, "normalize_reward", False)
         self.return_scale = ReturnScale(num_streams, spec.num_agents, config.gamma) if scaled else None
         self._own_tensors()
 
-    def _initialised(self, name: str, build: Callable[[], ModuleT]) -> ModuleT:
+    def _initialise(self, name: str, build: Callable[[], ModuleT]) -> ModuleT:
         """What `build` makes, its weights drawn from the seed and `name` alone; torch's own generator stays as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(
@@ -127,9 +134,23 @@ class Algorithm(Agent):
         self._buffers = dict(self.policy.named_buffers())  # looked up once: the walk over all modules is slow
         self._forward = NumpyPolicy.of(self.policy)
 
-    def _act(self, obs: Nested) -> Array:
-        """What `policy` gives for observations `[E, A, ...]`: `[E * A, ...]`, computed in the cheaper way."""
-        if self._forward is not None and not self._forward.holds():
+    @classmethod
+    def takes(cls, argument: str) -> bool:
+        """Whether `choose_action` has an argument of this name."""
+        parameters = inspect.signature(cls.choose_action).parameters
+        return argument in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+
+    def _act(self, obs: Nested, mask: Array | None = None) -> Array:
+        """What `policy` gives for observations `[E, A, ...]`: `[E * A, ...]`, computed in the cheaper way.
+
+        `mask` is handed on to the policy; None: it has no argument for it, or needs none.
+        """
+        if mask is not None:
+            with torch.inference_mode():
+                given = (to_tensors(each, self.device, skip_axes=2) for each in (obs, mask))
+                values: Array = self.policy(*given).cpu().numpy()
+            return values
+        if not (self.within_fragment or self._forward is None or self._forward.holds()):
             self._forward = NumpyPolicy.of(self.policy)
         if self._forward is not None:
             envs, agents = leading_axes(obs)
@@ -141,7 +162,7 @@ class Algorithm(Agent):
     def _act_on(self, obs: Nested, memory: Array) -> tuple[Array, Array]:
         """As `_act`, for a network that remembers `[E, A, M]`; with what it remembers then, of the same shape."""
         before = memory.reshape(-1, memory.shape[2])
-        if self._forward is not None and not self._forward.holds():
+        if not (self.within_fragment or self._forward is None or self._forward.holds()):
             self._forward = NumpyPolicy.of(self.policy)
         if self._forward is not None:
             outputs, after = self._forward.step(obs.reshape(len(before), -1), before)
@@ -175,7 +196,8 @@ class Algorithm(Agent):
         """Act on observations `[E, A, ...]`: arrays `[E, A, ...]`, "action" and whatever `finish_fragment` or `update` needs.
 
         Where `memory_size` is not 0 there is an argument more, `memory`: float32 `[E, A, memory_size]`, what acting remembers
-        of each row's episode, zeros at its start. What is to be remembered next is in the result under that name.
+        of each row's episode, zeros at its start. What is to be remembered next is in the result under that name. Where the env
+        gives masks there is `mask`, bool `[E, A, n]` (`core.masks`): an action that it does not allow must not be chosen.
         """
 
     @abstractmethod
@@ -208,19 +230,19 @@ class Algorithm(Agent):
         """Share of training done, 0 to 1."""
         return progress(self.env_steps, self.total_steps, self.progress_from)
 
-    def scheduled(self, progress: float) -> dict[str, float]:
-        """What changes with `progress`, by name, at that share of training: told to the user where a resumed run is longer."""
+    def scheduled_values(self, progress: float) -> dict[str, float]:
+        """Values that are scheduled, by name, at that share of training. A resumed run with another length tells them to the user."""
         config = self.config
         if getattr(config, "learning_rate_decay", "none") == "none":
             return {}
-        return {LEARNING_RATE: decayed(config.learning_rate, config.learning_rate_decay, progress)}
+        return {LEARNING_RATE: decayed_value(config.learning_rate, config.learning_rate_decay, progress)}
 
     def course(self) -> dict[str, Any]:
-        """What is needed, besides the counters, to count on from a checkpoint: plain values by name."""
+        """What schedules need, besides the counters, to go on from a checkpoint: plain values by name."""
         return {"total_steps": self.total_steps, "progress_from": list(self.progress_from)}
 
     def resume_course(self, course: Mapping[str, Any], config: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Count on from a checkpoint, whose weights, `env_steps` and `updates` have been taken in.
+        """Go on with schedules from a checkpoint, whose weights, `env_steps` and `updates` have been loaded.
 
         Args:
             course: what `course` gave; of a checkpoint without it, its `total_steps` at least.
@@ -235,8 +257,8 @@ class Algorithm(Agent):
         if total == before or self.env_steps >= total:
             return []
         self.progress_from = (self.env_steps, progress(self.env_steps, before, self.progress_from))
-        now, end = self.scheduled(self.progress), self.scheduled(1.0)
-        told = [("message", f"total_steps={total:,} (was {before:,}): {told_resumed(now, end)}")] if now else []
+        now, end = self.scheduled_values(self.progress), self.scheduled_values(1.0)
+        told = [("message", f"total_steps={total:,} (was {before:,}): {resume_notice(now, end)}")] if now else []
         if now.get(LEARNING_RATE) == 0.0:
             told.append(("warning", f"the learning rate has ended at 0, so that nothing more is learned: resume with "
                          f"learning_rate_decay=none to learn at learning_rate={self.config.learning_rate:g}"))  # fmt: skip
@@ -245,7 +267,7 @@ class Algorithm(Agent):
     def _learning_rate(self, fragment: Fragment) -> float:
         """The rate to learn from this round at, by `learning_rate` and `learning_rate_decay` of the config."""
         begun = progress(self.env_steps - count_env_steps(fragment), self.total_steps, self.progress_from)
-        return decayed(self.config.learning_rate, self.config.learning_rate_decay, self.progress, begun)
+        return decayed_value(self.config.learning_rate, self.config.learning_rate_decay, self.progress, begun)
 
     def learner_state(self) -> dict[str, Any]:
         """What a checkpoint keeps besides the policy: tensors and plain values, by name."""

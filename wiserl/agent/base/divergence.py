@@ -1,4 +1,4 @@
-"""Training that has diverged: found before the weights are acted with or saved, and named for what it is."""
+"""Finds training that has diverged, before the weights are used to act, or saved."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class DivergenceWatch:
         try:
             logs = self._algorithm.update(fragment)
         except Exception:
-            self.check()  # what it failed of, as likely as not
+            self.check()  # most likely the cause of the error
             raise
         self.check(logs)
         return logs
@@ -52,11 +52,11 @@ class DivergenceWatch:
         """
         for name, value in (logs or {}).items():
             if name.endswith("loss") and not math.isfinite(value):
-                raise _diverged(self._algorithm, self._name, f"its {name.rpartition('/')[2]} is {value}")
+                raise _divergence(self._algorithm, self._name, f"its {name.rpartition('/')[2]} is {value}")
         for path, tensor in self._wrong():
             bad = int(tensor.numel() - torch.isfinite(tensor).sum())
             what = f"{bad:,} of {tensor.numel():,} numbers of its {path} are not finite"
-            raise _diverged(self._algorithm, self._name, what)
+            raise _divergence(self._algorithm, self._name, what)
 
     def _wrong(self) -> Iterator[tuple[str, torch.Tensor]]:
         for path, value in self._tensors():
@@ -91,10 +91,10 @@ def check_actions(algorithm: Algorithm, name: str, action: Array, obs: Nested, a
     where = tuple(int(i) for i in np.argwhere(~np.isfinite(action))[0])
     leaves = [leaf[where[:axes]] for _, leaf in tree_leaves(obs)]
     if all(leaf.dtype.kind != "f" or np.isfinite(leaf).all() for leaf in leaves):
-        raise _diverged(algorithm, name, f"on a finite observation it chose {action[where]} as action {list(where)}")
+        raise _divergence(algorithm, name, f"on a finite observation it chose {action[where]} as action {list(where)}")
 
 
-def _diverged(algorithm: Algorithm, name: str, what: str) -> Diverged:
+def _divergence(algorithm: Algorithm, name: str, what: str) -> Diverged:
     config = algorithm.config
     advice = [f"a lower {option} (it is {getattr(config, option):g})"
               for option in ("learning_rate", "max_grad_norm") if hasattr(config, option)]  # fmt: skip

@@ -15,6 +15,7 @@ from wiserl.agent.base.algorithm import Algorithm
 from wiserl.core.batch import Fragment
 from wiserl.core.config import Count, Fraction, PositiveFloat, PositiveInt, option
 from wiserl.core.goals import check_goals
+from wiserl.core.masks import MaskLayout
 from wiserl.core.spec import EnvSpec, RewardOfGoals
 from wiserl.core.tree import tree_map
 from wiserl.net.choice import Activation, NetworkConfig
@@ -23,6 +24,7 @@ from wiserl.ops.schedules import linear
 from wiserl.ops.tensors import to_tensors
 from wiserl.replay.dataset import load_dataset, spread
 from wiserl.replay.hindsight import HindsightReplay
+from wiserl.replay.masks import with_valid_masks
 from wiserl.replay.mixed import MixedReplay, share_out
 from wiserl.replay.prioritized import PrioritizedReplay
 from wiserl.replay.uniform import Replay
@@ -153,7 +155,7 @@ class OffPolicy(Algorithm):
         return Replay(*arguments, frame_stack=stack, frame_padding=padding)
 
     def _load(self, fragments: list[Fragment], own: Replay) -> None:
-        """Take in transitions from outside: into one's own replay, or beside it."""
+        """Take in transitions from outside: into the run's own replay, or beside it."""
         config, share = self.config, self.config.dataset_share
         count = sum(len(fragment["reward"]) for fragment in fragments)
         kept, streams = own, self.num_streams
@@ -162,7 +164,7 @@ class OffPolicy(Algorithm):
             if not all(rows):
                 raise InputError(
                     f"dataset_share={share}: of batch_size={config.batch_size} that is {rows[1]} transitions of the data set and "
-                    f"{rows[0]} of one's own; expected some of both: choose another share or a larger batch"
+                    f"{rows[0]} of the run's own; expected some of both: choose another share or a larger batch"
                 )
             kept, streams = self._make_replay(count + 1, 1, "dataset"), 1
             self.replay = MixedReplay([(own, 1.0 - share), (kept, share)])
@@ -189,7 +191,7 @@ class OffPolicy(Algorithm):
         reward.check()
         return reward
 
-    def _maybe_compiled(self, loss: Callable[..., Any]) -> Callable[..., Any]:
+    def _compile_if_asked(self, loss: Callable[..., Any]) -> Callable[..., Any]:
         """`loss`, compiled if the configuration says so."""
         return torch.compile(loss) if self.config.compile else loss
 
@@ -254,8 +256,8 @@ class OffPolicy(Algorithm):
             self.replay.update_priorities(drawn["index"], torch.cat(errors).abs().cpu().numpy())
         return logs
 
-    def scheduled(self, progress: float) -> dict[str, float]:
-        values, config = super().scheduled(progress), self.config
+    def scheduled_values(self, progress: float) -> dict[str, float]:
+        values, config = super().scheduled_values(progress), self.config
         return values | (
             {"prioritized_beta": linear(config.prioritized_beta, 1.0, progress)} if config.prioritized else {}
         )
@@ -283,4 +285,6 @@ class OffPolicy(Algorithm):
         return self.replay.state_dict()
 
     def load_replay_state(self, state: dict[str, Any]) -> None:
+        if self.spec.masks:
+            state = with_valid_masks(state, MaskLayout(self.spec.action_space).size)
         self.replay.load_state_dict(state)

@@ -61,9 +61,9 @@ class OffPolicyActorCritic(OffPolicy):
         """Uniform ones in [-1, 1], float32, for the time before learning starts."""
         return self.rng.uniform(-1.0, 1.0, shape).astype(np.float32)
 
-    def _trained_critics(self, build: Callable[[], ModuleT]) -> TrainedNetwork[ModuleT]:
+    def _make_critics(self, build: Callable[[], ModuleT]) -> TrainedNetwork[ModuleT]:
         """What `build` makes, initialised from the seed, with its target and its optimiser."""
-        critics = self._initialised("critics", build).to(self.device)
+        critics = self._initialise("critics", build).to(self.device)
         return TrainedNetwork(
             critics, flatten_parameters(critics), self.config.learning_rate, self.config.max_grad_norm
         )

@@ -1,4 +1,4 @@
-"""What algorithms share that learn from what has just been sampled, and then throw it away: options, and which rows count."""
+"""What algorithms share that learn from what was just sampled, and then throw it away: options, and which rows count."""
 
 from __future__ import annotations
 

@@ -40,6 +40,9 @@ class VectorStep:
             episode of an agent, even of all that acted, ends in mid-episode of the env.
         final_obs: nested arrays `[len(final_envs), A, ...]`: true final observations; None while no episode ended.
         infos: (env, info) of the envs that gave a non-empty info.
+        mask: bool `[E, A, n]`, which actions are valid on `obs` (`core.masks`), all True in rows that do not act; None: the env
+            gives no masks.
+        final_mask: the same for `final_obs`, `[len(final_envs), A, n]`; all True where the episode terminated.
     """
 
     obs: Any
@@ -51,6 +54,8 @@ class VectorStep:
     env_ended: list[int] = field(default_factory=list)
     final_obs: Any = None
     infos: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    mask: Array | None = None
+    final_mask: Array | None = None
 
 
 class VectorEnv(ABC):
@@ -62,12 +67,15 @@ class VectorEnv(ABC):
         kind: "inline", "native" or "process".
         episodes: uint64 `[E]`, the episode going in each env, as `util.seeding` numbers them; None where the envs cannot be
             seeded one by one.
+        mask: which actions are valid on what `begin` gave, or on what `advance` led to, as in `VectorStep`; None: the env gives no
+            masks, or has not begun.
     """
 
     spec: EnvSpec
     num_envs: int
     kind: VectorKind
     episodes: Array | None
+    mask: Array | None = None
 
     def reset(self, seeds: Sequence[int]) -> tuple[Any, Array | None]:
         """Start a new episode in each env, seeded. The seeds of those that follow it are functions of its seed.
@@ -132,12 +140,17 @@ class VectorEnv(ABC):
         self.close()
 
 
-def step_result(buffers: RowBuffers, alive: Array | None, infos: list[tuple[int, dict[str, Any]]]) -> VectorStep:
+def step_result(
+    buffers: RowBuffers, alive: Array | None, infos: list[tuple[int, dict[str, Any]]], mask: Array | None
+) -> VectorStep:
     """What the buffers say of the step just made, the final observations picked where `ended`."""
-    final_envs, env_ended, final_obs = [], [], None
+    final_envs, env_ended, final_obs, final_mask = [], [], None, None
+    flags = (buffers.terminated, buffers.truncated)
     if np.count_nonzero(buffers.ended):  # Several times as fast as any() on a few envs.
         final_envs = np.nonzero(buffers.ended)[0].tolist()
         env_ended = np.nonzero(buffers.env_ended)[0].tolist()
         final_obs = tree_map(lambda leaf: leaf[final_envs], buffers.final_obs)
-    flags = (buffers.terminated, buffers.truncated)
-    return VectorStep(buffers.obs, buffers.reward, *flags, alive, final_envs, env_ended, final_obs, infos)
+        final_mask = None if mask is None else buffers.final_mask[final_envs]
+    return VectorStep(
+        buffers.obs, buffers.reward, *flags, alive, final_envs, env_ended, final_obs, infos, mask, final_mask
+    )

@@ -59,7 +59,7 @@ def choose_vector(env: EnvLike, kwargs: Mapping[str, Any] | None, num_envs: int,
     """Measure which kind of vector env is fastest, for at most some 0.1 s besides making the env.
 
     Inline, unless another kind is at least 1.5 times as fast. Worker processes are estimated from the time of a step,
-    not started to find out. A native version whose spaces differ from the plain env's is not considered.
+    not started to find out. A native version is not considered if its spaces differ from the plain env's, or the env gives masks.
 
     Args:
         env: see `make_env`.
@@ -75,9 +75,10 @@ def choose_vector(env: EnvLike, kwargs: Mapping[str, Any] | None, num_envs: int,
     with InlineVector(env, kwargs, 1) as single:
         spec = single.spec
         seconds = num_envs * _seconds_per_step(single)
+        gives_masks = single.mask is not None
     times: dict[VectorKind, float] = {"inline": seconds}
     said = [f"{num_envs} env{'s' * (num_envs > 1)} of '{spec.id}' take {seconds * 1e6:.0f} µs a step in this process"]
-    if has_native(env):
+    if has_native(env) and not gives_masks:
         with NativeVector(env, kwargs, num_envs) as native:
             if (native.spec.observation_space, native.spec.action_space) == (spec.observation_space, spec.action_space):
                 times["native"] = _seconds_per_step(native)
@@ -96,12 +97,27 @@ def choose_vector(env: EnvLike, kwargs: Mapping[str, Any] | None, num_envs: int,
 
 def _seconds_per_step(vector: VectorEnv) -> float:
     """Seconds per vector step under uniform actions, the first step (which may compile or load things) left out."""
-    shape = (64, vector.num_envs, vector.spec.num_agents)
-    actions = ActionCodec(vector.spec.action_space).random(np.random.default_rng(0), shape)
+    codec, shape = ActionCodec(vector.spec.action_space), (64, vector.num_envs, vector.spec.num_agents)
+    random = np.random.default_rng(0)
+    actions = codec.random(random, shape)
     vector.reset(range(vector.num_envs))
+    if vector.mask is not None:
+        return _seconds_per_masked_step(vector, codec, random)
     vector.step(actions[0])
     steps, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < _MEASURE_SECONDS or not steps:
         vector.step(actions[steps % len(actions)])
         steps += 1
     return elapsed / steps
+
+
+def _seconds_per_masked_step(vector: VectorEnv, codec: ActionCodec, random: np.random.Generator) -> float:
+    """The same under actions that are valid; drawing them is left out of the time."""
+    mask, shape = vector.mask, (vector.num_envs, vector.spec.num_agents)
+    times: list[float] = []
+    while len(times) < 2 or sum(times) < _MEASURE_SECONDS:
+        action = codec.random(random, shape, mask)
+        start = time.perf_counter()
+        mask = vector.step(action).mask
+        times.append(time.perf_counter() - start)
+    return sum(times[1:]) / (len(times) - 1)

@@ -9,9 +9,11 @@ import numpy as np
 from gymnasium import spaces
 
 from wiserl.core.actions import ActionCodec
+from wiserl.core.masks import ENTRY
 from wiserl.core.spaces import check_observation
 from wiserl.core.tree import Array
 from wiserl.env.make import EnvLike, is_parallel, make_env
+from wiserl.env.masks import late_mask, mixed_masks
 from wiserl.env.rows import EnvRows, RowBuffers, read_spec
 from wiserl.env.vector.base import VectorEnv, VectorKind, VectorStep, step_result
 from wiserl.util.seeding import episode_seed
@@ -46,9 +48,10 @@ class InlineVector(VectorEnv):
         self._codec = ActionCodec(self.spec.action_space)
         self._as_ints = isinstance(self.spec.action_space, spaces.Discrete)
         self._is_parallel = is_parallel(self._envs[0])
-        self._is_fast = not self._is_parallel and isinstance(self.spec.observation_space, spaces.Box)
+        has_box = isinstance(self.spec.observation_space, spaces.Box)
+        self._is_fast = has_box and not self._is_parallel and not self.spec.masks
         self._step_functions = [made.step for made in self._envs]
-        self._any_ended = True
+        self._any_ended, self._has_mask = True, False
         self.bind(RowBuffers.zeros(self.spec, num_envs))
 
     @property
@@ -61,6 +64,7 @@ class InlineVector(VectorEnv):
         self._buffers = buffers
         self.episodes = buffers.episode
         self._alive = buffers.alive if self._is_parallel else None
+        self.mask = None
         self._rows: list[EnvRows] = []
         if self._is_fast:
             # Views without the agent axis: an index of one number instead of two.
@@ -75,16 +79,27 @@ class InlineVector(VectorEnv):
         if self._is_fast:
             for index, episode in enumerate(episodes):
                 obs = self._begin_fast(index, int(episode))
+                if self._has_mask:
+                    break
                 check_observation(self.spec.observation_space, obs, f"env '{self.spec.id}'")
                 self._obs_rows[index] = obs
             self._any_ended = True  # A step that raised may have set flags before it did.
+            if self._has_mask:  # rows read the masks: the episodes begin again, by them
+                self._is_fast = False
+                self.bind(self._buffers)
         for rows, episode in zip(self._rows, episodes, strict=False):
             rows.begin(int(episode))
+        given = {rows.masks.given for rows in self._rows}
+        if len(given) > 1:
+            raise mixed_masks(self.spec.id)
+        self.mask = self._buffers.mask if True in given else None
         return self._buffers.obs, self._alive
 
     def _begin_fast(self, index: int, episode: int) -> Any:
         self._buffers.episode[index] = episode
-        return self._envs[index].reset(seed=episode_seed(episode))[0]
+        obs, info = self._envs[index].reset(seed=episode_seed(episode))
+        self._has_mask = bool(info) and ENTRY in info
+        return obs
 
     def advance(self, actions: Sequence[Array]) -> list[list[float]]:
         """See `VectorEnv.advance`."""
@@ -133,6 +148,8 @@ class InlineVector(VectorEnv):
             obs_rows[index] = obs
             if info:
                 infos.append((index, info))
+                if ENTRY in info:
+                    raise late_mask(self.spec.id)
         final_obs = None
         self._any_ended = bool(final_envs)
         if final_envs:
@@ -150,7 +167,7 @@ class InlineVector(VectorEnv):
             info = rows.step(rows_of[index])
             if info:
                 infos.append((index, info))
-        return step_result(buffers, self._alive, infos)
+        return step_result(buffers, self._alive, infos, self.mask)
 
     def close(self) -> None:
         """Close the envs."""

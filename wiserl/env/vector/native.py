@@ -11,10 +11,12 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 from wiserl.core.actions import ActionCodec
+from wiserl.core.masks import ENTRY, take_mask
 from wiserl.core.spaces import batched_observation, observation_zeros, write_observation
 from wiserl.core.spec import EnvSpec
 from wiserl.core.tree import Array, tree_map
 from wiserl.env.make import EnvLike, env_id
+from wiserl.env.masks import BatchedMasks, late_mask
 from wiserl.env.vector.base import VectorEnv, VectorKind, VectorStep
 from wiserl.util.errors import EnvError, InputError
 
@@ -28,7 +30,7 @@ class NativeVector(VectorEnv):
     """Steps an env's own vector version: no Python loop over envs.
 
     Where it resets one step after an episode's end (gymnasium's NEXT_STEP), the row of that step is not alive: the
-    action is ignored, the reward 0. Infos are not passed on.
+    action is ignored, the reward 0. Infos are not passed on, but for the masks in them.
     """
 
     kind: VectorKind = "native"
@@ -46,7 +48,10 @@ class NativeVector(VectorEnv):
         self._envs = gym.make_vec(env, num_envs, vectorization_mode="vector_entry_point", **dict(kwargs or {}))
         self._is_closed = False
         self.num_envs = num_envs
-        self.spec = EnvSpec(name, self._envs.single_observation_space, self._envs.single_action_space)
+        action = self._envs.single_action_space
+        seen, masks, entry = take_mask(self._envs.single_observation_space, action)
+        self.spec = EnvSpec(name, seen, action, masks=masks, only_entry=entry)
+        self._masks = BatchedMasks(self.spec)
         mode = self._envs.metadata.get("autoreset_mode")
         if mode not in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
             self.close()
@@ -67,13 +72,27 @@ class NativeVector(VectorEnv):
         """See `VectorEnv.begin`; all envs draw from one random state, seeded from all of `episodes`."""
         self._check_episodes(episodes)
         seed = int(np.random.SeedSequence([int(episode) for episode in episodes]).generate_state(1)[0])
-        obs, _ = self._envs.reset(seed=seed)
+        obs, info = self._envs.reset(seed=seed)
         self._alive = self._all_alive
+        self.mask = None
+        if self.spec.masks or ENTRY in info:
+            if not self._is_next_step:
+                raise InputError(
+                    f"the native vector version of env '{self.spec.id}' gives action masks and resets in the same step, so that those "
+                    "of final observations are not known: choose --vector inline or process"
+                )
+            obs, self.mask = self._masks.read(obs, info, np.zeros(self.num_envs, np.bool_))
         return batched_observation(self.spec.observation_space, obs), self._alive if self._is_next_step else None
 
     def step(self, actions: Array) -> VectorStep:
         """See `VectorEnv.step`."""
         obs, rewards, terminations, truncations, info = self._envs.step(self._codec.to_env(actions[:, 0]))
+        if self.mask is not None:
+            obs, mask = self._masks.read(obs, info, np.asarray(terminations, np.bool_))
+        elif ENTRY in info:
+            raise late_mask(self.spec.id)
+        else:
+            mask = None
         nested = obs[:, None] if self._is_plain else batched_observation(self.spec.observation_space, obs)
         reward = np.asarray(rewards, np.float32)[:, None]
         terminated = np.asarray(terminations, np.bool_)[:, None]
@@ -84,13 +103,19 @@ class NativeVector(VectorEnv):
         ended = terminated | truncated
         if not np.count_nonzero(ended):  # Several times as fast as ended.any() on a few envs.
             self._alive = self._all_alive
-            return VectorStep(nested, reward, terminated, truncated, self._alive if self._is_next_step else None)
+            alive = self._alive if self._is_next_step else None
+            return VectorStep(nested, reward, terminated, truncated, alive, mask=mask)
         final_envs: list[int] = np.nonzero(ended[:, 0])[0].tolist()
         truncated = truncated & ~terminated
         if self._is_next_step:
             self._alive = ~ended
             final_obs = tree_map(lambda leaf: leaf[final_envs], nested)
-            return VectorStep(nested, reward, terminated, truncated, self._alive, final_envs, final_envs, final_obs)
+            ends = (final_envs, final_envs, final_obs)
+            final_mask = None if mask is None else mask[final_envs]
+            mask = None if mask is None else mask | ended[..., None]
+            return VectorStep(
+                nested, reward, terminated, truncated, self._alive, *ends, mask=mask, final_mask=final_mask
+            )
         final_obs = self._same_step(info, final_envs)
         return VectorStep(nested, reward, terminated, truncated, None, final_envs, final_envs, final_obs)
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from wiserl.core.tree import Array
 from wiserl.env.make import EnvLike, env_id
+from wiserl.env.masks import mixed_masks
 from wiserl.env.vector.base import VectorEnv, VectorKind, VectorStep, step_result
 from wiserl.env.vector.worker import ADVANCE, BEGIN, BIND, DONE, MAKE, QUIT, RESULT, STEP, receive, send, shared_rows
 from wiserl.util.cores import available_cores
@@ -69,7 +70,7 @@ class _Handle:
             else:
                 send(self.sock, command, value)
         except ConnectionError as error:
-            raise self._lost() from error
+            raise self._death() from error
 
     def answer(self, doing: str) -> tuple[Any, BaseException | None]:
         """Wait for the answer to the last command: its result, or the exception that the worker raised."""
@@ -83,15 +84,15 @@ class _Handle:
         except TimeoutError as error:
             raise WaitTimeout(
                 f"{self} did not finish {doing} within {self._timeout:g} s: the env hangs, or is slow. "
-                "Mend the env, or set WISERL_WAIT_SECONDS to more"
+                "Fix the env, or set WISERL_WAIT_SECONDS to more"
             ) from error
         except ConnectionError as error:
-            raise self._lost() from error
+            raise self._death() from error
         if kind == RESULT:
             return value, None
         return None, value.error(f"in {self}:", EnvError)
 
-    def _lost(self) -> ActorLost:
+    def _death(self) -> ActorLost:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_CLOSE_SECONDS)
         code = self._process.returncode
@@ -214,7 +215,10 @@ class ProcessVector(VectorEnv):
         """See `VectorEnv.begin`; also `WaitTimeout` and `ActorLost`, after which the vector is closed."""
         self._check_episodes(episodes)
         parts = [[int(episode) for episode in episodes[worker.start : worker.stop]] for worker in self._workers]
-        self._ask(BEGIN, parts, "resetting its envs")
+        given = set(self._ask(BEGIN, parts, "resetting its envs"))
+        if len(given) > 1:
+            raise mixed_masks(self.spec.id)
+        self.mask = self._buffers.mask if True in given else None
         return self._buffers.obs, self._alive
 
     def advance(self, actions: Sequence[Array]) -> list[list[float]]:
@@ -231,7 +235,7 @@ class ProcessVector(VectorEnv):
             for worker, result in zip(self._workers, results, strict=True)
             for index, info in result or ()
         ]
-        return step_result(self._buffers, self._alive, infos)
+        return step_result(self._buffers, self._alive, infos, self.mask)
 
     def close(self) -> None:
         """End the workers: asked first, killed after 2 s."""

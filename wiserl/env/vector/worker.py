@@ -136,7 +136,8 @@ class _Worker:
             return self._vector.advance(receive(sock))
         if command == BEGIN:
             self._vector.begin(receive(sock))
-        elif command == BIND:
+            return None if self._vector.mask is None else True
+        if command == BIND:
             num_envs, start, stop = receive(sock)
             buffers, action = shared_rows(self._vector.spec, num_envs, self._memory_fd, grow=False)
             self._vector.bind(_rows_between(buffers, start, stop))
