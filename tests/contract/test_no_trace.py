@@ -132,13 +132,46 @@ def test_an_env_that_cannot_be_continued_begins_new_episodes_and_the_run_says_so
 ) -> None:
     options = {**COMMON, **OPTIONS["ppo"], "runners": 1, "vector": "inline", "env.length": 40, "backend": "local"}
     with pytest.raises(Interrupted):
-        wiserl.train("ppo", Forgetful, run_dir=tmp_path / "run", transform=Stop(5), **options)
+        wiserl.train("ppo", Forgetful, run_dir=tmp_path / "run", transform=Stop(4), **options)
     capfd.readouterr()
     summary = wiserl.train("ppo", Forgetful, resume=tmp_path / "run", transform=Stop(0), quiet=True)
     assert summary["env_steps"] == 1152
     said = capfd.readouterr().err
     assert "Forgetful' did something else when its seed and actions were repeated: new episodes begin" in said
     assert said.count("bit for bit") == 1
+
+
+def test_ctrl_c_ends_a_local_run_after_the_round_it_came_in(tmp_path: Path, poll_at_once: None) -> None:
+    """It used to sample another whole round, which may take minutes."""
+    options = {**COMMON, **OPTIONS["ppo"], "runners": 1, "vector": "inline", "backend": "local"}
+    with pytest.raises(Interrupted):
+        wiserl.train("ppo", BoxObs, run_dir=tmp_path / "run", transform=Stop(3), **options)
+    assert open_checkpoint(tmp_path / "run").manifest["env_steps"] == 3 * 16 * 2
+
+
+class Drifting(gym.Wrapper[Any, Any, Any, Any]):
+    """Its rewards, and no observation, depend on what it did in earlier episodes, as gymnasium's `NormalizeReward`."""
+
+    def __init__(self) -> None:
+        super().__init__(BoxObs(length=10))
+        self._all_steps = 0
+
+    def step(self, action: Any) -> Any:
+        self._all_steps += 1
+        obs, reward, *others = super().step(action)
+        return obs, reward / self._all_steps, *others
+
+
+@pytest.mark.parametrize("vector", ["inline", "process"])
+def test_an_env_whose_rewards_alone_are_others_begins_new_episodes_and_the_run_says_so(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], poll_at_once: None, vector: str
+) -> None:
+    options = {**COMMON, **OPTIONS["ppo"], "runners": 1, "vector": vector, "backend": "local"}
+    with pytest.raises(Interrupted):
+        wiserl.train("ppo", Drifting, run_dir=tmp_path / "run", transform=Stop(4), **options)
+    capfd.readouterr()
+    wiserl.train("ppo", Drifting, resume=tmp_path / "run", transform=Stop(0), quiet=True)
+    assert "Drifting' did something else when its seed and actions were repeated" in capfd.readouterr().err
 
 
 def test_a_native_vector_env_begins_new_episodes_and_the_run_says_so(

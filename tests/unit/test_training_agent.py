@@ -227,9 +227,15 @@ def test_a_stop_that_was_asked_for_reaches_runners_with_the_next_round(tmp_path)
 
 
 def test_a_stop_that_was_asked_for_in_sync_mode_ends_all_runners_after_the_same_round(tmp_path):
-    agent = make_learner(make_plan(tmp_path, "ppo", BoxObs))
+    agent = make_learner(make_plan(tmp_path, "ppo", BoxObs, runners=2))
     agent.request_stop()
     assert not agent.weights()["stop"], "a runner that fetched it now would leave a round before the others"
+
+
+def test_a_stop_that_was_asked_for_between_two_rounds_ends_a_single_runner_before_the_next(tmp_path):
+    agent = make_learner(make_plan(tmp_path, "ppo", BoxObs, runners=1))
+    agent.request_stop()
+    assert agent.weights()["stop"]
 
 
 @pytest.mark.parametrize("sync", [True, False])

@@ -17,11 +17,11 @@ _STEPS, _SECONDS = 200, 1.0
 
 
 def can_continue(env: EnvLike, kwargs: Mapping[str, Any]) -> bool:
-    """Whether a new copy of the env comes to the same observation by repeating the seed and actions of an episode.
+    """Whether a new copy of the env comes to the same observation and rewards by repeating the seed and actions of an episode.
 
     The episode is the one that is going after 200 random steps, or 1 s of them.
     """
-    random, taken = np.random.default_rng(0), 0
+    random, rewards = np.random.default_rng(0), list[float]()  # of the episode going
     with InlineVector(env, kwargs, 1) as first:
         obs, _ = first.reset([0])
         actions: list[Array] = []
@@ -31,16 +31,16 @@ def can_continue(env: EnvLike, kwargs: Mapping[str, Any]) -> bool:
             begun = first.episodes.copy()
             chosen = codec.random(random, (1, first.spec.num_agents), mask)
             after = first.step(chosen)
-            obs, mask = after.obs, after.mask
-            taken = taken + 1 if np.array_equal(begun, first.episodes) else 0
+            obs, mask, going_on = after.obs, after.mask, np.array_equal(begun, first.episodes)
+            rewards = [*rewards, float(after.reward[0].sum())] if going_on else []
             actions.append(chosen[0])
             if step and time.monotonic() > deadline:
                 break
         expected, episodes = tree_map(np.copy, obs), first.episodes.tolist()
     with InlineVector(env, kwargs, 1) as second:
         obs, _ = second.begin(episodes)
-        second.advance([np.stack(actions)[len(actions) - taken :]])
-        return all(
+        repeated = second.advance([np.stack(actions)[len(actions) - len(rewards) :]])
+        return repeated == [rewards] and all(
             np.array_equal(found, wanted, equal_nan=found.dtype.kind == "f")
             for (_, found), (_, wanted) in zip(tree_leaves(obs), tree_leaves(expected), strict=True)
         )

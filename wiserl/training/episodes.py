@@ -125,6 +125,7 @@ class Episodes:
             actions=actions,
             obs=tree_map(np.copy, self.obs),
             memory=None if memory is None else memory.copy(),
+            returns=self._returns.copy(),
         )
 
     def go_on(self, going: Continuation | None) -> str | None:
@@ -136,7 +137,9 @@ class Episodes:
         self.obs, self.alive = self.envs.begin(going.episodes.tolist())
         self._returns[:] = 0.0
         for done in range(0, max(map(len, going.actions)), _STEPS_AT_ONCE):
-            self._returns += self.envs.advance([actions[done : done + _STEPS_AT_ONCE] for actions in going.actions])
+            rewards = self.envs.advance([actions[done : done + _STEPS_AT_ONCE] for actions in going.actions])
+            for env, of_steps in enumerate(rewards):
+                self._returns[env] = sum(of_steps, self._returns[env])  # in the order of `step`: equal to the last bit
         self.mask = self.envs.mask
         self._lengths[:] = [len(actions) for actions in going.actions]
         self._begun[:] = self.vector_steps - self._lengths
@@ -144,6 +147,8 @@ class Episodes:
             np.array_equal(found, saved, equal_nan=found.dtype.kind == "f")
             for (_, found), (_, saved) in zip(tree_leaves(self.obs), tree_leaves(going.obs), strict=True)
         )
+        if going.returns is not None:
+            same = same and np.array_equal(self._returns, going.returns)
         if not same or not np.array_equal(self.envs.episodes, going.episodes):
             return f"env '{self._env}' did something else when its seed and actions were repeated"
         self._memory.restart(self.alive, going.memory)

@@ -31,6 +31,7 @@ class Position:
         actions: `[T, E, A, ...]`, what was chosen in the fragment.
         obs: `[E, A, ...]`, what the next actions will be chosen on.
         memory: float32 `[E, A, M]`, what acting remembers; None: nothing.
+        returns: float64 `[E]`, rewards of each of these episodes so far, summed over steps and agents; None: not known.
     """
 
     rank: int
@@ -40,6 +41,7 @@ class Position:
     actions: Array
     obs: Nested
     memory: Array | None
+    returns: Array | None = None
 
 
 class Collected(NamedTuple):
@@ -58,6 +60,7 @@ class Continuation:
     actions: list[Array]
     obs: Nested
     memory: Array | None
+    returns: Array | None = None
 
 
 class Track:
@@ -87,7 +90,7 @@ class Track:
             return None
         actions = np.concatenate(self._actions)
         chosen = [actions[self._steps - age :, env].copy() for env, age in enumerate(last.ages.tolist())]
-        return Continuation(last.vector_steps, last.episodes, chosen, last.obs, last.memory)
+        return Continuation(last.vector_steps, last.episodes, chosen, last.obs, last.memory, last.returns)
 
     @property
     def vector_steps(self) -> int:
@@ -104,6 +107,7 @@ class Track:
             state["actions"] = torch.from_numpy(np.concatenate(going.actions))
             state["obs"] = tree_map(lambda leaf: torch.from_numpy(np.array(leaf)), going.obs)
             state["memory"] = None if going.memory is None else torch.from_numpy(np.array(going.memory))
+            state["returns"] = None if going.returns is None else going.returns.tolist()
         return state
 
     @classmethod
@@ -120,7 +124,9 @@ class Track:
             actions[len(actions) - len(part) :, env] = part
         memory = None if state["memory"] is None else state["memory"].numpy()
         obs = tree_map(lambda leaf: leaf.numpy(), state["obs"])
-        return cls(Position(rank, vector_steps, np.array(state["episodes"], np.uint64), ages, actions, obs, memory))
+        returns = None if state.get("returns") is None else np.array(state["returns"])  # older checkpoints have none
+        episodes = np.array(state["episodes"], np.uint64)
+        return cls(Position(rank, vector_steps, episodes, ages, actions, obs, memory, returns))
 
 
 class Positions:

@@ -208,8 +208,11 @@ class TrainingAgent(Agent):
         self.learning.saver.note_evaluation(path)
 
     def request_stop(self) -> None:
-        """End training: runners learn of it with the answer to what they send next; in sync mode all after the same round."""
+        """End training: runners learn of it with the answer to what they send next; in sync mode all after the same round.
+
+        A single runner is told at once. It may be between two rounds, and nobody waits for it in the next one.
+        """
         self.learning.stop_asked = True
-        if not self.sync:
+        if not self.sync or self.plan.runners == 1:
             self.stop = True
             self._sync_model()

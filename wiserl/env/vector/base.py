@@ -115,14 +115,14 @@ class VectorEnv(ABC):
         """
 
     @abstractmethod
-    def advance(self, actions: Sequence[Array]) -> Array:
+    def advance(self, actions: Sequence[Array]) -> list[list[float]]:
         """Step each env through actions of its own, more in some than in others: `obs` and `alive` of the last `begin` change.
 
         Args:
             actions: for each env `[n, A, *action shape]`, as `step` takes them; n may be 0.
 
         Returns:
-            float64 `[E]`: rewards of these steps, summed over agents.
+            For each env, the rewards of these steps, summed over agents: n numbers.
         """
 
     @abstractmethod

@@ -101,22 +101,22 @@ class InlineVector(VectorEnv):
         self._has_mask = bool(info) and ENTRY in info
         return obs
 
-    def advance(self, actions: Sequence[Array]) -> Array:
+    def advance(self, actions: Sequence[Array]) -> list[list[float]]:
         """See `VectorEnv.advance`."""
-        totals = np.zeros(self.num_envs)
+        rewards: list[list[float]] = [[] for _ in actions]
         for index, chosen in enumerate(actions):
             for action in self._codec.to_env(chosen):
                 if self._is_fast:
                     row = action[0].tolist() if self._as_ints else action[0]
                     obs, reward, terminated, truncated, _ = self._step_functions[index](row)
-                    totals[index] += np.float32(reward)
+                    rewards[index].append(float(np.float32(reward)))
                     if terminated or truncated:
                         obs = self._begin_fast(index, int(self._buffers.episode[index]) + 1)
                     self._obs_rows[index] = obs
                 else:
                     self._rows[index].step(action.tolist() if self._as_ints else action)
-                    totals[index] += self._buffers.reward[index].sum()
-        return totals
+                    rewards[index].append(float(self._buffers.reward[index].sum()))
+        return rewards
 
     def step(self, actions: Array) -> VectorStep:
         """See `VectorEnv.step`."""

@@ -119,7 +119,7 @@ class NativeVector(VectorEnv):
         final_obs = self._same_step(info, final_envs)
         return VectorStep(nested, reward, terminated, truncated, None, final_envs, final_envs, final_obs)
 
-    def advance(self, actions: Sequence[Array]) -> Array:
+    def advance(self, actions: Sequence[Array]) -> list[list[float]]:
         """Cannot be done: `episodes` is None."""
         raise InputError(
             f"the native vector version of env '{self.spec.id}' steps all its envs at once: choose --vector inline or process"

@@ -221,10 +221,10 @@ class ProcessVector(VectorEnv):
         self.mask = self._buffers.mask if True in given else None
         return self._buffers.obs, self._alive
 
-    def advance(self, actions: Sequence[Array]) -> Array:
+    def advance(self, actions: Sequence[Array]) -> list[list[float]]:
         """See `VectorEnv.advance`; also `WaitTimeout` and `ActorLost`, after which the vector is closed."""
         parts = [list(actions[worker.start : worker.stop]) for worker in self._workers]
-        return np.concatenate(self._ask(ADVANCE, parts, "stepping its envs"))
+        return [rewards for part in self._ask(ADVANCE, parts, "stepping its envs") for rewards in part]
 
     def step(self, actions: Array) -> VectorStep:
         """See `VectorEnv.step`; also `WaitTimeout` and `ActorLost`, after which the vector is closed."""
