@@ -134,7 +134,12 @@ class Monitor:
         Each evaluation has a seed of its own: over the same episodes each time, the best would be what these few favour.
         """
         run = self._run
-        policy = Policy(open_checkpoint(path))
+        # Raised inside a library's own code while it reads a file, an interrupt could come out as another error.
+        before, self._signals.orderly = self._signals.orderly, True
+        try:
+            policy = Policy(open_checkpoint(path))
+        finally:
+            self._signals.orderly = before
         with self._signals.at_once():
             returns, success = run_episodes(policy, run.env, run.env_kwargs, run.eval_episodes, seed)
         mean = float(returns.mean())
