@@ -1,4 +1,4 @@
-"""An env whose cost is waiting, as that of a simulator behind a socket is."""
+"""Envs to measure with: one whose cost is waiting, as that of a simulator behind a socket is, and two that need memory."""
 
 from __future__ import annotations
 

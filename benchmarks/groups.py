@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.settings import CONTINUOUS_STEPS, DQN_STEPS, PPO_ROLLOUT, PPO_STEPS
+from benchmarks.settings import CONTINUOUS_STEPS, DQN_STEPS, MEMORY_UNITS, PPO_ROLLOUT, PPO_STEPS
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,8 @@ GROUPS: dict[str, Group] = {
         "Recurrent PPO, LSTM of 64 units, CartPole-v1, 8 envs, n_steps 256, batch 256, 10 epochs",
         "env steps/s",
         (
-            _steps("sb3-contrib", "peers:sb3_recurrent_ppo", 3 * PPO_ROLLOUT, 2 * PPO_ROLLOUT),
+            _steps("sb3-contrib", "peers:sb3_recurrent_ppo", 3 * PPO_ROLLOUT, 2 * PPO_ROLLOUT, units=MEMORY_UNITS),
+            _steps("sb3-contrib, 256 units", "peers:sb3_recurrent_ppo", 3 * PPO_ROLLOUT, 2 * PPO_ROLLOUT, units=256),
             _ppo("wiserl local", "ours:ppo", recurrent=True, envs=8, **_LOCAL),
             _ppo("wiserl local, sequences of 32", "ours:ppo", recurrent=True, sequence_length=32, envs=8, **_LOCAL),
         ),

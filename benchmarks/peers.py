@@ -102,13 +102,13 @@ def sb3_ppo(total_steps: int, seed: int) -> dict[str, float]:
     return _train_sb3(PPO, settings.PPO_ENVS, total_steps, seed, settings.PPO, torch.nn.Tanh)
 
 
-def sb3_recurrent_ppo(total_steps: int, seed: int) -> dict[str, float]:
-    """Recurrent PPO of sb3-contrib, LSTMs of their own for policy and value, as wiserl has them."""
+def sb3_recurrent_ppo(total_steps: int, seed: int, units: int) -> dict[str, float]:
+    """Recurrent PPO of sb3-contrib, LSTMs of `units` of their own for policy and value, as wiserl has them."""
     from sb3_contrib import RecurrentPPO
 
-    units = {"lstm_hidden_size": settings.MEMORY_UNITS}
+    size = {"lstm_hidden_size": units}
     return _train_sb3(
-        RecurrentPPO, settings.PPO_ENVS, total_steps, seed, settings.PPO, torch.nn.Tanh, policy="MlpLstmPolicy", **units
+        RecurrentPPO, settings.PPO_ENVS, total_steps, seed, settings.PPO, torch.nn.Tanh, policy="MlpLstmPolicy", **size
     )
 
 

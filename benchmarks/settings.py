@@ -118,6 +118,14 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
         Promise("wiserl Ray async / Stable-Baselines3", ">=", 3.0, "DQN, Ray async, 2 runners: over Stable-Baselines3"),
         Promise("floor / wiserl local", "<=", 1.15, "DQN, local: time over the floor"),
     ),
+    "recurrent": (
+        Promise(
+            "wiserl local, sequences of 32 / sb3-contrib, 256 units",
+            ">=",
+            25.0,
+            "recurrent PPO of 64 units, local: over sb3-contrib with its default of 256",
+        ),
+    ),
     "sac": (Promise("wiserl local / Stable-Baselines3", ">=", 1.5, "SAC, local: over Stable-Baselines3"),),
     "td3": (Promise("wiserl local / Stable-Baselines3", ">=", 1.7, "TD3, local: over Stable-Baselines3"),),
     "compile": (Promise("compile=true / plain", ">=", 1.0, "PPO, local: with compile=true over without"),),
