@@ -16,6 +16,7 @@ from gymnasium import spaces
 from tests.fragments import make_fragment, make_spec, random_obs
 from wiserl.agent.ppo import PPO, PPOConfig, loss
 from wiserl.core.tree import tree_map
+from wiserl.experiment.by_hand import by_hand
 from wiserl.net.heads import Categorical
 from wiserl.ops.returns import next_values, vtrace
 from wiserl.util.errors import InputError
@@ -509,3 +510,71 @@ def test_a_restored_learner_goes_on_bit_for_bit():
 def test_an_env_it_cannot_act_in_is_refused():
     with pytest.raises(InputError, match="ppo cannot act in Box"):
         PPO(spec=make_spec(action=spaces.Box(0, 5, (1,), np.int64)), config=PPOConfig())
+
+
+# ---- what a class derived from it changes ----
+
+SMALL = {"n_steps": 8, "envs": 2, "total_steps": 32, "hidden_sizes": (8,), "batch_size": 8, "n_epochs": 1}
+REMEMBERS = {"net": "rnn", "memory_units": 4}
+
+
+def derived(method: str, change: Any) -> type[PPO]:
+    """PPO whose networks have `change(method of theirs)` in place of a method."""
+
+    class Derived(PPO):
+        def _build(self) -> Any:
+            networks = super()._build()
+            setattr(networks, method, change(getattr(networks, method)))
+            return networks
+
+    return Derived
+
+
+def shifted(method: Any) -> Any:
+    return lambda *given: method(*given) + torch.tensor([1.0, -1.0])
+
+
+def shifted_step(method: Any) -> Any:
+    def step(*given: Any) -> Any:
+        outputs, memory = method(*given)
+        return outputs + torch.tensor([1.0, -1.0]), memory
+
+    return step
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "options", "named"),
+    [
+        ("forward", shifted, {}, ".forward gives other outputs than .outputs"),
+        ("forward", shifted, {"normalize_observation": True}, ".forward gives other outputs than .outputs"),
+        ("step", shifted_step, REMEMBERS, ".step gives other outputs than .unroll"),
+    ],
+)
+def test_networks_that_would_act_otherwise_than_they_learn_are_refused(tmp_path, method, change, options, named):
+    with (
+        pytest.raises(InputError, match=named),
+        by_hand(derived(method, change), "CartPole-v1", run_dir=str(tmp_path / "run"), **SMALL, **options) as run,
+    ):
+        run.step()
+
+
+@pytest.mark.parametrize("options", [{}, {"normalize_observation": True}, REMEMBERS])
+def test_networks_with_other_outputs_act_and_learn_by_them(tmp_path, options):
+    algorithm = derived("outputs_of", shifted)
+    with by_hand(algorithm, "CartPole-v1", run_dir=str(tmp_path / "run"), **SMALL, **options) as run:
+        logs = run.step()
+    assert logs["losses/approx_kl"] == pytest.approx(0.0, abs=1e-2)
+
+
+class Scaled(PPO):
+    def loss(self, policy: Any, batch: dict[str, Any], config: PPOConfig, log: bool = True) -> Any:
+        total, logs = loss(policy, batch, config, log)
+        return 0.0 * total, logs
+
+
+def test_a_loss_of_its_own_is_what_is_learned_by(tmp_path):
+    with by_hand(Scaled, "CartPole-v1", run_dir=str(tmp_path / "run"), **SMALL) as run:
+        before = {name: value.clone() for name, value in run.algorithm.policy.state_dict().items()}
+        run.step()
+        after = run.algorithm.policy.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before), "the loss has no gradient"

@@ -117,7 +117,9 @@ class PPO(OnPolicy):
     def start_learning(self) -> None:
         config = self.config
         self.optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, config.adam_eps, config.max_grad_norm)
-        self.loss: Callable[..., tuple[Tensor, Tensor | None]] = torch.compile(loss) if config.compile else loss
+        chosen: Callable[..., tuple[Tensor, Tensor | None]] = getattr(self, "loss", loss)  # a subclass may have its own
+        self.loss = torch.compile(chosen) if config.compile else chosen
+        self._compared = False
 
     def choose_action(self, obs: Nested, deterministic: bool = False, memory: Array | None = None,
                       mask: Array | None = None) -> dict[str, Array]:  # fmt: skip
@@ -188,6 +190,9 @@ class PPO(OnPolicy):
         with torch.no_grad():
             obs = policy.normalize(to_tensors(fragment["obs"], self.device, skip_axes=3))
             unrolled = self._unroll(policy, obs, fragment, length) if self.memory_size else None
+            if not self._compared:
+                self._compare(policy, obs, unrolled and unrolled[0], fragment)
+                self._compared = True
             value = (policy.value(obs) if unrolled is None else unrolled[1]).cpu().numpy().reshape(shape)
             last, final = (self._value_at(name, fragment).reshape(-1, shape[2]) for name in ("last", "final"))
         following = next_values(fragment, value, last, final)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from wiserl.agent.base.algorithm import Algorithm
@@ -16,6 +17,7 @@ from wiserl.net.choice import NetworkConfig
 from wiserl.net.optim import FlatAdam
 from wiserl.ops.sequences import Sequences, begins
 from wiserl.ops.tensors import to_tensors
+from wiserl.util.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,33 @@ class OnPolicy(Algorithm):
         reset = to_tensors(begins(fragment), self.device).flatten(1)
         per_step = tree_map(lambda leaf: leaf.view(steps, -1, *leaf.shape[1:]), obs)
         return policy.unroll(per_step, memory, reset, length)
+
+    def _compare(self, policy: ActorCritic, obs: Nested, unrolled: Tensor | None, fragment: Fragment) -> None:
+        """Compare, on the first step of a fragment, the outputs that are acted by with those that are learned.
+
+        Args:
+            policy: the networks.
+            obs: normalised, rows `[T * E * A, ...]`.
+            unrolled: with memory, outputs of all these rows; None: without.
+            fragment: observations as the env gave them, and memory.
+
+        Raises:
+            InputError: they differ: a subclass, a hook or a patch has changed the one and not the other.
+        """
+        rows = fragment["reward"][0].size
+        first = to_tensors(tree_map(lambda leaf: leaf[0], fragment["obs"]), self.device, skip_axes=2)
+        if unrolled is None:
+            acted, learned = policy(first), policy.outputs(tree_map(lambda leaf: leaf[:rows], obs))
+            acting, learning = "forward", "outputs"
+        else:
+            acted = policy.step(first, to_tensors(fragment["memory"], self.device, skip_axes=2))[0]
+            learned, acting, learning = unrolled[:rows], "step", "unroll"
+        # Rounding differs from one number of rows to another; anything else is far above these.
+        if not torch.allclose(acted, learned, rtol=1e-2, atol=1e-4, equal_nan=True):
+            raise InputError(
+                f"{type(self).__name__} would act by another network than it learns: {type(policy).__name__}.{acting} gives other outputs "
+                f"than .{learning} for the same observations. Change outputs_of, which both go through, instead of {acting}"
+            )
 
     @staticmethod
     def _as_sequences(rows: dict[str, Any], parts: Tensor, fragment: Fragment, length: int) -> dict[str, Any]:
