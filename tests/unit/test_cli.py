@@ -269,6 +269,18 @@ def test_a_users_own_error_comes_with_its_traceback(cli, monkeypatch):
         cli("train", "ppo", "CartPole-v1")
 
 
+@pytest.mark.parametrize("code", [None, 0, 3])
+def test_a_sys_exit_in_a_users_code_is_no_end_of_a_command(cli, monkeypatch, code):
+    def leave(*args: Any, **kwargs: Any) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr("wiserl.experiment.experiment.train", leave)
+    ended, _, err = cli("train", "ppo", "CartPole-v1")
+    assert ended == 1
+    assert "in leave" in err, "the traceback says where"
+    assert f"called sys.exit({code})" in err
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [

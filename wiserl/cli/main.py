@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +262,13 @@ def main() -> None:
         raise SystemExit(128 + error.signum) from None
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
+    except SystemExit as error:  # wiserl itself raises none in a command
+        traceback.print_exc()
+        _fail(
+            f"code of the env or of the algorithm called sys.exit({error.code!r}), so the command did not end (traceback above): raise "
+            "an exception instead, or end the episode",
+            1,
+        )
 
 
 def _fail(message: str, code: int) -> None:
