@@ -578,3 +578,41 @@ def test_a_loss_of_its_own_is_what_is_learned_by(tmp_path):
         run.step()
         after = run.algorithm.policy.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before), "the loss has no gradient"
+
+
+def another_actor(algorithm: PPO) -> None:
+    old = algorithm.policy.actor
+    algorithm.policy.actor = torch.nn.Linear(old.in_features, old.out_features)
+
+
+class ExchangedOnceMade(PPO):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        another_actor(self)
+
+
+class ExchangedBeforeLearning(PPO):
+    def start_learning(self) -> None:
+        another_actor(self)
+        super().start_learning()
+
+
+class ExchangedAtLearning(PPO):
+    def start_learning(self) -> None:
+        super().start_learning()
+        another_actor(self)
+
+
+class AddedAtLearning(PPO):
+    def start_learning(self) -> None:
+        super().start_learning()
+        self.policy.more = torch.nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize(
+    "algorithm", [ExchangedOnceMade, ExchangedBeforeLearning, ExchangedAtLearning, AddedAtLearning]
+)
+def test_layers_that_would_not_be_learned_or_not_be_sent_are_refused(tmp_path, algorithm):
+    with pytest.raises(InputError, match=f"{algorithm.__name__} has exchanged or added layers .* do it in _build"):
+        by_hand(algorithm, "CartPole-v1", run_dir=str(tmp_path / "run"), **SMALL)
+    assert not (tmp_path / "run").exists()

@@ -28,6 +28,15 @@ def flatten_parameters(module: nn.Module) -> nn.Parameter:
     return nn.Parameter(flat)
 
 
+def is_flattened(module: nn.Module, flat: Tensor) -> bool:
+    """Whether all parameters of `module` are views into `flat`, and all of it is theirs: none was exchanged or added since."""
+    parameters, begin = list(module.parameters()), flat.data_ptr()
+    inside = range(begin, begin + max(flat.nbytes, 1))
+    return sum(each.numel() for each in parameters) == flat.numel() and all(
+        each.data_ptr() in inside for each in parameters if each.numel()
+    )
+
+
 def frozen_view(module: ModuleT) -> ModuleT:
     """A copy of `module` that shares its parameters and buffers, the same memory, and passes them no gradient.
 

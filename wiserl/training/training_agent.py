@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from wiserl.agent.base.algorithm import Algorithm
 from wiserl.agent.base.divergence import DivergenceWatch
 from wiserl.core.agent import Agent
 from wiserl.core.batch import Fragment, check_fragment, concat_by_length, count_env_steps
 from wiserl.core.tree import Array, Nested
+from wiserl.net.optim import is_flattened
 from wiserl.training.plan import Event, TrainPlan
 from wiserl.training.position import Collected, Continuation, Position, Positions
 from wiserl.training.progress import Progress
 from wiserl.training.saving import Saver
-from wiserl.util.errors import WiserlError
+from wiserl.util.errors import InputError, WiserlError
 
 
 class Learning:
@@ -32,6 +34,7 @@ class Learning:
         plan, algorithm = agent.plan, agent.algorithm
         algorithm.move_to(plan.device)
         algorithm.start_learning()
+        _check_flattened(algorithm)
         self.watch = DivergenceWatch(algorithm, plan.algo.name)
         self.progress = Progress(algorithm)
         self.positions = Positions()
@@ -77,6 +80,7 @@ class TrainingAgent(Agent):
             num_streams=plan.runners * plan.envs,
             total_steps=plan.total_steps,
         )
+        _check_flattened(self.algorithm)
         self.max_inflight = plan.max_inflight
         self.stop = False
         self._learning: Learning | None = None
@@ -216,3 +220,12 @@ class TrainingAgent(Agent):
         if not self.sync or self.plan.runners == 1:
             self.stop = True
             self._sync_model()
+
+
+def _check_flattened(algorithm: Algorithm) -> None:
+    """Raise InputError if a layer of the policy was exchanged or added after `_build`: it would not be learned, or not be sent."""
+    if type(algorithm).weights is Algorithm.weights and not is_flattened(algorithm.policy, algorithm.flat):
+        raise InputError(
+            f"{type(algorithm).__name__} has exchanged or added layers of its policy after _build, so they would not be learned, or "
+            "not be sent to the runners: do it in _build, on what super()._build() gives"
+        )
