@@ -20,7 +20,7 @@ from wiserl.experiment.options import read_options
 from wiserl.run_folder.checkpoint import open_checkpoint
 from wiserl.run_folder.claim import claim
 from wiserl.transport.registry import WiseRL
-from wiserl.util.errors import InputError
+from wiserl.util.errors import InputError, Interrupted
 
 TINY = {
     "total_steps": 128,
@@ -384,3 +384,20 @@ def test_an_env_the_algorithm_cannot_do_is_refused_before_anything_is_started(tm
     with pytest.raises(InputError, match="dqn cannot act in Box"):
         wiserl.train("dqn", "tests.envs:BoxAction", run_dir=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("saved", "said"), [(False, "nothing was saved yet"), (True, "what was saved before stays")])
+def test_a_signal_that_stops_at_once_says_what_is_saved_and_how_to_go_on(tmp_path, capsys, monkeypatch, saved, said):
+    folder, options = tmp_path / "run", {}
+    if saved:
+        train(run_dir=folder)
+        options = {"resume": folder, "total_steps": 256}
+
+    def interrupted(*args: Any) -> Any:
+        raise Interrupted(2)
+
+    monkeypatch.setattr(experiment.Experiment, "connect", interrupted)
+    with pytest.raises(Interrupted):
+        wiserl.train("ppo", "tests.envs:BoxObs", **(options or {**TINY, "run_dir": folder}))
+    expected = f"stopped at once; {said}; go on with `wiserl train ppo tests.envs:BoxObs --resume {folder}`"
+    assert expected in capsys.readouterr().err

@@ -97,15 +97,19 @@ class Experiment:
                     monitor.forget_after_checkpoint()
                     if not can_resume(folder):
                         console.message("nothing was saved before that run ended: training begins at the start")
-                restarts = self._train(monitor)
+                try:
+                    restarts = self._train(monitor)
+                except KeyboardInterrupt:
+                    saved = "what was saved before stays" if can_resume(folder) else "nothing was saved yet"
+                    console.warning(f"stopped at once; {saved}; {self._how_to_go_on()}")
+                    raise
                 with contextlib.suppress(Interrupted):
                     if signals.received is None:
                         monitor.evaluate_final()
                 signum = signals.received
             summary = self.summarise(monitor, restarts)
         if signum is not None:
-            console.warning(f"stopped at {summary['env_steps']:,} env steps and saved; go on with "
-                            f"`wiserl train {run.algo.name} {env_id(run.env)} --resume {folder}`")  # fmt: skip
+            console.warning(f"stopped at {summary['env_steps']:,} env steps and saved; {self._how_to_go_on()}")
             raise Interrupted(signum)
         console.summary(summary, folder)
         if not summary["updates"]:
@@ -116,6 +120,9 @@ class Experiment:
                 "train for longer"
             )
         return summary
+
+    def _how_to_go_on(self) -> str:
+        return f"go on with `wiserl train {self.run.algo.name} {env_id(self.run.env)} --resume {self.folder}`"
 
     def _nothing_to_do(self, summary: dict[str, Any], console: Console) -> dict[str, Any]:
         console.message(
