@@ -321,3 +321,16 @@ class Sleepy(BoxObs):
 def sleepy_env(ms: float = 5.0, length: int = 16) -> gym.Env:
     """Sleeps `ms` milliseconds in each step."""
     return Sleepy(ms, length)
+
+
+class Drifting(gym.Wrapper):
+    """Its rewards, and no observation, depend on what it did in earlier episodes, as gymnasium's `NormalizeReward`."""
+
+    def __init__(self) -> None:
+        super().__init__(BoxObs(length=10))
+        self._all_steps = 0
+
+    def step(self, action: Any) -> Any:
+        self._all_steps += 1
+        obs, reward, *others = super().step(action)
+        return obs, reward / self._all_steps, *others

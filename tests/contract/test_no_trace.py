@@ -13,7 +13,7 @@ import pytest
 
 import wiserl
 from tests.contract.test_same_results import weights_of
-from tests.envs import BoxObs
+from tests.envs import BoxObs, Drifting
 from wiserl.core.batch import Fragment
 from wiserl.run_folder.checkpoint import open_checkpoint
 from wiserl.run_folder.metrics import read_metrics
@@ -147,19 +147,6 @@ def test_ctrl_c_ends_a_local_run_after_the_round_it_came_in(tmp_path: Path, poll
     with pytest.raises(Interrupted):
         wiserl.train("ppo", BoxObs, run_dir=tmp_path / "run", transform=Stop(3), **options)
     assert open_checkpoint(tmp_path / "run").manifest["env_steps"] == 3 * 16 * 2
-
-
-class Drifting(gym.Wrapper[Any, Any, Any, Any]):
-    """Its rewards, and no observation, depend on what it did in earlier episodes, as gymnasium's `NormalizeReward`."""
-
-    def __init__(self) -> None:
-        super().__init__(BoxObs(length=10))
-        self._all_steps = 0
-
-    def step(self, action: Any) -> Any:
-        self._all_steps += 1
-        obs, reward, *others = super().step(action)
-        return obs, reward / self._all_steps, *others
 
 
 @pytest.mark.parametrize("vector", ["inline", "process"])

@@ -6,8 +6,10 @@ import functools
 import sys
 
 import gymnasium as gym
+import numpy as np
 import pytest
 
+import wiserl
 from tests.envs import Chain, DyingAgents
 from wiserl.env.make import env_id, is_parallel, make_env
 from wiserl.util.errors import InputError
@@ -64,6 +66,21 @@ def test_what_cannot_be_made_is_said_in_one_line(env, kwargs, said):
     with pytest.raises(InputError, match=said) as caught:
         make_env(env, kwargs)
     assert "\n" not in str(caught.value)
+
+
+class Unseeded(gym.Env):
+    observation_space = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self):
+        return np.zeros(3, np.float32), {}
+
+
+@pytest.mark.parametrize("env", [Unseeded, lambda: gym.wrappers.TimeLimit(Unseeded(), 5)])
+def test_an_env_whose_reset_takes_no_seed_is_refused_before_a_folder_is_made(env, tmp_path):
+    with pytest.raises(InputError, match=r"has reset\(\), which takes no seed; expected reset\(self, \*, seed=None"):
+        wiserl.train("ppo", env, run_dir=str(tmp_path / "run"), quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_env_that_takes_turns_is_refused_with_the_wrapper_to_use():

@@ -114,8 +114,8 @@ def test_a_folder_of_runs_stands_for_all_below_it_each_once(
     (runs / "begun" / "config.json").write_text('{"algo": "ppo", "env": "CartPole-v1"}')
     plot_runs([runs / "seed1", runs], tmp_path / "out.png")
     assert labels(saved[0]) == ["dqn", "ppo (mean ± std of 2 runs)"]
-    assert "left out: run '" in caplog.text
-    assert "begun' has no metric 'charts/episodic_return'" in caplog.text
+    assert "left out: no episode of run '" in caplog.text
+    assert "begun' has ended yet: train it longer" in caplog.text
     with pytest.raises(InputError, match=r"no run in '.*' can be drawn: run '.*dqn' has no metric 'charts/SPS'"):
         plot_runs([runs / "sweep"], tmp_path / "out.png", y="charts/SPS")
 

@@ -71,6 +71,21 @@ def make_env(env: EnvLike, kwargs: Mapping[str, Any] | None = None, render_mode:
     )
 
 
+def check_reset(env: Any, name: EnvLike) -> None:
+    """Check that a made env can be seeded, before anything is started.
+
+    Raises:
+        InputError: its `reset` has no argument `seed`.
+    """
+    for method in (env.reset, getattr(env, "unwrapped", env).reset):
+        parameters = inspect.signature(method).parameters
+        if "seed" not in parameters and not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+            raise InputError(
+                f"env '{env_id(name)}' has reset({', '.join(map(str, parameters.values()))}), which takes no seed; expected "
+                "reset(self, *, seed=None, options=None), with super().reset(seed=seed) as its first line"
+            )
+
+
 def _make_named(name: str, arguments: dict[str, Any]) -> Any:
     _import_atari(name)
     if name in gym.registry:

@@ -14,7 +14,7 @@ import torch
 from wiserl.core.config import to_plain
 from wiserl.core.spec import EnvSpec
 from wiserl.env.goal_reward import GoalReward
-from wiserl.env.make import env_id, make_env
+from wiserl.env.make import check_reset, env_id, make_env
 from wiserl.env.masks import with_masks
 from wiserl.env.rows import read_spec
 from wiserl.env.vector.choose import choose_vector
@@ -107,6 +107,7 @@ def prepare(run: RunConfig, config: Any, transform: Transform | None = None) -> 
 def look_at_env(run: RunConfig) -> EnvSpec:
     """The spec of the run's env, made once for it."""
     probe = make_env(run.env, run.env_kwargs)
+    check_reset(probe, run.env)
     spec = with_masks(read_spec(probe, run.env), probe)
     probe.close()
     return dataclasses.replace(spec, goal_reward=GoalReward(run.env, run.env_kwargs))

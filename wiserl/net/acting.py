@@ -165,8 +165,11 @@ def numpy_features(encoder: nn.Module) -> Callable[[Array], Array] | None:
     layers = _weights(encoder.mlp.layers)
 
     def forward(obs: Array) -> Array:
-        features = obs.reshape(len(obs), -1)
-        features = features.astype(np.float32, copy=False) if normalizer is None else normalizer.rows(features)
+        features = obs if obs.ndim == 2 else obs.reshape(len(obs), -1)
+        if normalizer is not None:
+            features = normalizer.rows(features)
+        elif features.dtype != np.float32:
+            features = features.astype(np.float32)
         for weight, bias in layers:
             features = features @ weight
             features += bias

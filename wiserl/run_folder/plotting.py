@@ -170,6 +170,8 @@ def _load(run_dir: Path, x: str, y: str) -> Run:
             f"expected a folder that `wiserl train` wrote"
         ) from error
     for name in (x, y):
+        if name == RETURN_COLUMN and name not in metrics:
+            raise InputError(f"no episode of run '{run_dir}' has ended yet: train it longer, or choose another metric")
         if name not in metrics:
             raise InputError(f"run '{run_dir}' has no metric '{name}': {nearest(name, metrics)}")
     if not np.isfinite(metrics[y]).any():

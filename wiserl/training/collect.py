@@ -13,7 +13,8 @@ from wiserl.core.batch import Fragment, check_finite
 from wiserl.core.spaces import observation_zeros
 from wiserl.core.spec import EnvSpec
 from wiserl.core.tree import Array, Nested, tree_map
-from wiserl.training.episodes import Episodes, Outcome
+from wiserl.env.vector.base import VectorStep
+from wiserl.training.episodes import Ends, Episodes
 from wiserl.util.errors import EnvError, InputError
 
 Act: TypeAlias = Callable[[Nested], dict[str, Array]]
@@ -64,16 +65,16 @@ class FragmentBuffer:
             self._alive[t] = alive
         self._acted = t + 1
 
-    def add_outcome(self, outcome: Outcome) -> None:
+    def add_outcome(self, step: VectorStep, ends: Ends | None) -> None:
         """What came of it."""
-        t, step = self.length, outcome.step
+        t = self.length
         self._reward[t] = step.reward
         self._terminated[t] = step.terminated
         self._truncated[t] = step.truncated
-        if step.final_envs:
+        if ends is not None:
             self._final_at += [(t, env) for env in step.final_envs]
-            self._finals.append(outcome.final)
-            self._finished += outcome.finished
+            self._finals.append(ends.final)
+            self._finished += ends.finished
         self.length = t + 1
 
     def choices(self) -> tuple[Nested, Array] | None:
@@ -143,9 +144,8 @@ class Collector:
         episodes, buffer = self._episodes, self._buffer
         steps_before, fresh = episodes.vector_steps, episodes.fresh
         buffer.begin(episodes.memory())
-        episodes.fresh = (
-            True  # Should this be interrupted, its steps are lost, and the next fragment continues nothing.
-        )
+        # Should this be interrupted, its steps are lost, and the next fragment continues nothing.
+        episodes.fresh = True
         try:
             for _ in range(steps):
                 self._step(act)
@@ -171,7 +171,7 @@ class Collector:
             self._check_chosen(chosen)
         given = chosen if episodes.mask is None else {**chosen, "action_mask": episodes.mask}
         buffer.add_choice(episodes.obs, episodes.alive, given)
-        buffer.add_outcome(episodes.step(chosen["action"]))
+        buffer.add_outcome(*episodes.step(chosen["action"]))
 
     def _fragment(self, version: int, fresh: bool) -> Fragment:
         envs = self._rows[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,18 +18,16 @@ _STEPS_AT_ONCE = 64
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What a step of all envs gave.
+class Ends:
+    """Episodes that ended at a step.
 
     Attributes:
-        step: as the envs gave it.
-        final: `now` of `step.final_envs`, at the ends of these episodes: copies.
+        final: what `now` gives, at the ends of the episodes of `VectorStep.final_envs`: copies.
         finished: return and length of the episodes of whole envs that ended.
     """
 
-    step: VectorStep
-    final: dict[str, Any] = field(default_factory=dict)
-    finished: list[tuple[float, int]] = field(default_factory=list)
+    final: dict[str, Any]
+    finished: list[tuple[float, int]]
 
 
 class Episodes:
@@ -57,8 +55,8 @@ class Episodes:
         self.fresh = True
         self._env = env
         self._returns = np.zeros(envs.num_envs)
-        self._lengths = np.zeros(envs.num_envs, np.int64)
         self._begun = np.zeros(envs.num_envs, np.int64)  # vector steps at which the episodes going began
+        self._idle = np.zeros(envs.num_envs, np.int64)  # those of their steps at which no row acted
         self._memory = RowMemory(memory_size, envs.num_envs, envs.spec.num_agents)
 
     def begin(self, seeds: Sequence[int]) -> None:
@@ -67,8 +65,8 @@ class Episodes:
         self.mask = self.envs.mask
         self.fresh = True
         self._returns[:] = 0.0
-        self._lengths[:] = 0
         self._begun[:] = self.vector_steps
+        self._idle[:] = 0
         self._memory.restart(self.alive)
 
     def memory(self) -> dict[str, Array]:
@@ -89,30 +87,31 @@ class Episodes:
         """All that the next actions are chosen on, by name."""
         return {"obs": self.obs, **self.arguments()}
 
-    def step(self, actions: Array) -> Outcome:
-        """Step each env once, by actions `[E, A, ...]`."""
-        alive = self.alive
-        self._lengths += (
-            1 if alive is None else alive.any(axis=1)
-        )  # before the envs write over their own array in `step`
+    def step(self, actions: Array) -> tuple[VectorStep, Ends | None]:
+        """Step each env once, by actions `[E, A, ...]`. Gives what came of it, and the episodes that ended, if any did."""
+        if self.alive is not None:  # the envs write over their own array in `step`
+            self._idle += ~self.alive.any(axis=1)
         step = self.envs.step(actions)
         self.vector_steps += 1
         self._returns += step.reward[:, 0] if step.reward.shape[1] == 1 else step.reward.sum(axis=1)
-        outcome = Outcome(step)
-        if step.final_envs:
-            outcome.final["obs"] = tree_map(np.copy, step.final_obs)
-            if self._memory.value is not None:
-                outcome.final["memory"] = self._memory.value[step.final_envs]
-            if step.final_mask is not None:
-                outcome.final["mask"] = step.final_mask
-            for env in step.env_ended:
-                outcome.finished.append((self._returns[env], self._lengths[env]))
-                self._returns[env] = self._lengths[env] = 0
-                self._begun[env] = self.vector_steps
+        ends = self._end(step) if step.final_envs else None
         if self._memory.value is not None:
             self._memory.forget(step.terminated | step.truncated, step.alive)
         self.obs, self.alive, self.mask = step.obs, step.alive, step.mask
-        return outcome
+        return step, ends
+
+    def _end(self, step: VectorStep) -> Ends:
+        final: dict[str, Any] = {"obs": tree_map(np.copy, step.final_obs)}
+        if self._memory.value is not None:
+            final["memory"] = self._memory.value[step.final_envs]
+        if step.final_mask is not None:
+            final["mask"] = step.final_mask
+        finished = []
+        for env in step.env_ended:
+            finished.append((self._returns[env], self.vector_steps - self._begun[env] - self._idle[env]))
+            self._returns[env] = self._idle[env] = 0
+            self._begun[env] = self.vector_steps
+        return Ends(final, finished)
 
     def position(self, rank: int, actions: Array) -> Position:
         """Where the envs of this runner stand, after a fragment of these actions."""
@@ -141,8 +140,8 @@ class Episodes:
             for env, of_steps in enumerate(rewards):
                 self._returns[env] = sum(of_steps, self._returns[env])  # in the order of `step`: equal to the last bit
         self.mask = self.envs.mask
-        self._lengths[:] = [len(actions) for actions in going.actions]
-        self._begun[:] = self.vector_steps - self._lengths
+        self._begun[:] = [self.vector_steps - len(actions) for actions in going.actions]
+        self._idle[:] = 0
         same = all(
             np.array_equal(found, saved, equal_nan=found.dtype.kind == "f")
             for (_, found), (_, saved) in zip(tree_leaves(self.obs), tree_leaves(going.obs), strict=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from wiserl.core.agent import Agent
 from wiserl.core.batch import Fragment, count_env_steps
 from wiserl.core.spec import EnvSpec
-from wiserl.core.tree import Array, Nested, leading_axes, tree_map
+from wiserl.core.tree import Array, Nested, tree_map
 from wiserl.net.acting import NumpyPolicy
 from wiserl.net.choice import NetworkConfig, is_recurrent
 from wiserl.net.normalize import ObservationNormalizer, normalizers
@@ -153,8 +153,7 @@ class Algorithm(Agent):
         if not (self.within_fragment or self._forward is None or self._forward.holds()):
             self._forward = NumpyPolicy.of(self.policy)
         if self._forward is not None:
-            envs, agents = leading_axes(obs)
-            return self._forward(obs.reshape(envs * agents, -1))
+            return self._forward(obs.reshape(obs.shape[0] * obs.shape[1], -1))
         with torch.inference_mode():
             outputs: Array = self.policy(to_tensors(obs, self.device, skip_axes=2)).cpu().numpy()
         return outputs
