@@ -23,7 +23,7 @@ class RunConfig:
     total_steps: PositiveInt = option(100_000, "env steps to train for; the last round is cut to end there")
     runners: PositiveInt = option(1, "processes that sample")
     envs: PositiveInt = option(8, "per runner")
-    vector: VectorKind = option("auto", "how a runner steps its envs; auto measures")
+    vector: VectorKind = option("auto", "how a runner steps its envs; auto: inline or process, as measured")
     backend: Literal["auto", "local", "ray"] = option("auto", "auto: local for one runner, ray for more")
     device: str = option("auto", "of the learner: cpu, cuda, cuda:1; runners act on the CPU")
     sync: bool = option(True, "runners wait for every new set of weights")

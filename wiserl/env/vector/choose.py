@@ -1,4 +1,4 @@
-"""Making a vector env of a kind, and measuring which kind is fastest."""
+"""Making a vector env of a kind, and measuring which kind is faster."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from wiserl.core.actions import ActionCodec
+from wiserl.core.spec import EnvSpec
 from wiserl.env.make import EnvLike
 from wiserl.env.vector.base import VECTOR_KINDS, VectorEnv, VectorKind
 from wiserl.env.vector.inline import InlineVector
@@ -34,7 +35,7 @@ def make_vector(
         env: see `make_env`.
         kwargs: arguments of the env.
         num_envs: how many envs.
-        kind: "inline", "native" or "process"; `choose_vector` measures which is fastest.
+        kind: "inline", "native" or "process"; `choose_vector` chooses the first or the last.
         num_workers: worker processes of kind "process"; None: as many as there are cores, at most `num_envs`.
 
     Raises:
@@ -56,10 +57,11 @@ def make_vector(
 
 
 def choose_vector(env: EnvLike, kwargs: Mapping[str, Any] | None, num_envs: int, cores: int) -> tuple[VectorKind, str]:
-    """Measure which kind of vector env is fastest, for at most some 0.1 s besides making the env.
+    """Measure whether envs are stepped faster in this process or by worker processes, for at most some 0.1 s besides making the env.
 
-    Inline, unless another kind is at least 1.5 times as fast. Worker processes are estimated from the time of a step,
-    not started to find out. A native version is not considered if its spaces differ from the plain env's, or the env gives masks.
+    Both give the same training, so what is measured decides nothing else. Worker processes are chosen where they are 1.5 times as
+    fast. They are estimated from the time of a step, not started to find out. A native version has other episodes, with which a
+    resumed run cannot go on: it is never chosen, only named where it is that much faster.
 
     Args:
         env: see `make_env`.
@@ -68,31 +70,38 @@ def choose_vector(env: EnvLike, kwargs: Mapping[str, Any] | None, num_envs: int,
         cores: how many of them may be stepped at the same time.
 
     Returns:
-        the kind, and one sentence that says why, with the numbers.
+        the kind, and a sentence or two that say why, with the numbers.
     """
-    from wiserl.env.vector.native import NativeVector, has_native
-
     with InlineVector(env, kwargs, 1) as single:
-        spec = single.spec
         seconds = num_envs * _seconds_per_step(single)
-        gives_masks = single.mask is not None
-    times: dict[VectorKind, float] = {"inline": seconds}
-    said = [f"{num_envs} env{'s' * (num_envs > 1)} of '{spec.id}' take {seconds * 1e6:.0f} µs a step in this process"]
-    if has_native(env) and not gives_masks:
-        with NativeVector(env, kwargs, num_envs) as native:
-            if (native.spec.observation_space, native.spec.action_space) == (spec.observation_space, spec.action_space):
-                times["native"] = _seconds_per_step(native)
-                said.append(f"{times['native'] * 1e6:.0f} µs in the env's native vector version")
-            else:
-                said.append("its native vector version has other spaces")
+        spec, gives_masks = single.spec, single.mask is not None
+    kind: VectorKind = "inline"
+    taken = seconds
+    said = f"{num_envs} env{'s' * (num_envs > 1)} of '{spec.id}' take {seconds * 1e6:.0f} µs a step in this process"
     workers = min(cores, num_envs)
     if workers > 1:
         overhead = _POOL_SECONDS + workers * _POOL_SECONDS_PER_WORKER
-        times["process"] = math.ceil(num_envs / workers) / num_envs * seconds + overhead
-        said.append(f"an estimated {times['process'] * 1e6:.0f} µs in {workers} worker processes")
-    fastest = min(times, key=lambda kind: times[kind])
-    kind: VectorKind = fastest if times["inline"] >= _WORTH_IT * times[fastest] else "inline"
-    return kind, f"{kind}: {', '.join(said)}"
+        estimated = math.ceil(num_envs / workers) / num_envs * seconds + overhead
+        said += f", an estimated {estimated * 1e6:.0f} µs in {workers} worker processes"
+        if seconds >= _WORTH_IT * estimated:
+            kind, taken = "process", estimated
+    native = None if gives_masks else _native_seconds(env, kwargs, num_envs, spec)
+    if native is not None and taken >= _WORTH_IT * native:
+        said += (
+            f". --vector native takes {native * 1e6:.0f} µs; its episodes are others, and a resumed run begins new ones"
+        )
+    return kind, f"{kind}: {said}"
+
+
+def _native_seconds(env: EnvLike, kwargs: Mapping[str, Any] | None, num_envs: int, spec: EnvSpec) -> float | None:
+    """Seconds per step of the env's native vector version; None where there is none of the same spaces."""
+    from wiserl.env.vector.native import NativeVector, has_native
+
+    if not has_native(env):
+        return None
+    with NativeVector(env, kwargs, num_envs) as native:
+        same = (native.spec.observation_space, native.spec.action_space) == (spec.observation_space, spec.action_space)
+        return _seconds_per_step(native) if same else None
 
 
 def _seconds_per_step(vector: VectorEnv) -> float:
