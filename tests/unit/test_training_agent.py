@@ -90,6 +90,9 @@ def test_old_fragments_are_dropped_in_async_on_policy_training_and_counted(tmp_p
     status = learner.agent.status()
     assert learner.version == 4, "a round that learned nothing publishes nothing, which would make the others older"
     assert status["fragments_dropped"] == 2
+    said = [event.content for event in learner.agent.drain() if event.kind == "warning"]
+    assert len(said) == 1
+    assert said[0].startswith("fragments of runner 0 are dropped where their weights are older than max_policy_lag=2")
     assert status["env_steps"] == 4 * 16
     assert (status["policy_lag_mean"], status["policy_lag_max"]) == (2 / 4, 1)
 

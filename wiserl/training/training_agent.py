@@ -169,6 +169,10 @@ class TrainingAgent(Agent):
         limit = self.algorithm.max_policy_lag
         if self.algorithm.on_policy and not self.sync and limit is not None and lag > limit * self.plan.runners:
             self.learning.progress.note_drop()
+            self.warn(
+                f"fragments of runner {int(fragment['rank'].min())} are dropped where their weights are older than "
+                f"max_policy_lag={limit} versions per runner; fragments_dropped counts them"
+            )
             return False
         self.learning.progress.note_lag(lag)
         return True
