@@ -181,7 +181,7 @@ def run_command(args: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     main()
 
 
-@pytest.mark.parametrize("error", [EOFError, BrokenPipeError, SystemExit])
+@pytest.mark.parametrize("error", [EOFError, BrokenPipeError])
 def test_no_kind_of_exception_of_an_env_is_taken_for_something_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
@@ -189,6 +189,18 @@ def test_no_kind_of_exception_of_an_env_is_taken_for_something_else(
     with pytest.raises(error) as caught:
         run_command(train_command("ppo", "tests.contract.envs:raising", tmp_path / "run", options), monkeypatch)
     assert "the simulator's" in str(caught.value)
+
+
+def test_an_env_that_calls_sys_exit_ends_the_command_with_1_and_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = tiny("ppo", backend="local", runners=1, **{"env.error": "SystemExit"})
+    with pytest.raises(SystemExit) as ended:
+        run_command(train_command("ppo", "tests.contract.envs:raising", tmp_path / "run", options), monkeypatch)
+    assert ended.value.code == 1
+    told = capsys.readouterr().err
+    assert "in step\n" in told.split("SystemExit: the simulator's exit")[0]
+    assert told.splitlines()[-1].startswith("wiserl: error: code of the env or of the algorithm called sys.exit(")
 
 
 @pytest.mark.parametrize(
