@@ -17,7 +17,8 @@ from wiserl.env.check_masks import masks_line
 from wiserl.env.make import make_env
 from wiserl.env.masks import with_masks
 from wiserl.env.rows import read_spec
-from wiserl.env.vector.choose import choose_vector, make_vector
+from wiserl.env.vector import choose
+from wiserl.env.vector.choose import make_vector
 from wiserl.util.errors import EnvError, InputError
 
 
@@ -143,7 +144,7 @@ def test_masks_of_actions_that_have_none_are_an_error():
         vector.reset([0])
 
 
-def test_a_native_vector_passes_its_masks_on(monkeypatch):
+def test_a_native_vector_passes_its_masks_on():
     class Vector(gym.vector.VectorEnv):
         metadata = {"autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}  # noqa: RUF012
 
@@ -179,9 +180,17 @@ def test_a_native_vector_passes_its_masks_on(monkeypatch):
                     assert after.final_mask.all()
                     assert mask[0].all()
                     assert not after.alive[0, 0]
-        assert choose_vector("MaskedNative-v0", None, 2, 1)[0] == "inline"
     finally:
         del gym.registry["MaskedNative-v0"]
+
+
+@pytest.mark.parametrize(("env", "named"), [("tests.masked_envs:Masked", False), ("tests.envs:Chain", True)])
+def test_a_native_version_of_an_env_with_masks_is_not_recommended(env, named, monkeypatch):
+    """It may give none, or not at each step."""
+    monkeypatch.setattr(choose, "_native_seconds", lambda *_: 1e-9)
+    kind, reason = choose.choose_vector(env, None, 2, 1)
+    assert kind == "inline"
+    assert ("--vector native" in reason) == named
 
 
 @pytest.mark.parametrize("kind", ["inline", "process"])
