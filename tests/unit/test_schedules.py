@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wiserl.ops.pacing import steps_of_round, target_due, updates_due
+from wiserl.ops.pacing import steps_of_round, target_moves, updates_due
 from wiserl.ops.schedules import decayed_value, linear
 
 
@@ -66,18 +66,22 @@ def test_the_number_of_updates_does_not_depend_on_the_size_of_fragments(sizes, s
 
 
 def test_targets_move_where_updates_reach_the_multiples_of_the_interval():
-    moves = [update * 4 for update in range(1, 11) if target_due(update, 10, train_freq=4, gradient_steps=1)]
+    moves = [update * 4 for update in range(1, 11) if target_moves(update, 10, train_freq=4, gradient_steps=1)]
     assert moves == [12, 20, 32, 40]
+
+
+def test_updates_that_were_paid_for_together_share_a_target():
+    """In Stable-Baselines3 the target moves while env steps are made, and none are between these updates."""
+    moves = [target_moves(update, 10, train_freq=256, gradient_steps=128) for update in range(1, 257)]
+    assert {update: count for update, count in enumerate(moves, 1) if count} == {128: 25, 256: 26}
 
 
 @given(st.integers(1, 50), st.integers(1, 20), st.integers(1, 20))
 def test_targets_keep_to_their_interval_over_time(interval, train_freq, gradient_steps):
     updates = 10 * interval * gradient_steps
-    moves = sum(target_due(update, interval, train_freq, gradient_steps) for update in range(1, updates + 1))
-    assert moves == min(updates * train_freq // (gradient_steps * interval), updates)
-    if interval * gradient_steps % train_freq == 0:
-        every = interval * gradient_steps // train_freq
-        assert all(target_due(u, interval, train_freq, gradient_steps) == (u % every == 0) for u in range(1, 50))
+    moves = [target_moves(update, interval, train_freq, gradient_steps) for update in range(1, updates + 1)]
+    assert sum(moves) == 10 * train_freq
+    assert all(update % gradient_steps == 0 for update, count in enumerate(moves, 1) if count)
 
 
 @pytest.mark.parametrize(

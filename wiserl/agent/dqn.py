@@ -27,7 +27,7 @@ from wiserl.net.q_network import CategoricalNetwork, QNetwork, best, inputs, out
 from wiserl.ops.distributional import project
 from wiserl.ops.exploration import epsilon_greedy, random_choices
 from wiserl.ops.losses import weighted_mean
-from wiserl.ops.pacing import target_due
+from wiserl.ops.pacing import target_moves
 from wiserl.ops.schedules import exploration
 from wiserl.util.errors import InputError
 
@@ -40,7 +40,7 @@ class QLearningConfig(OffPolicyConfig):
     batch_size: PositiveInt = option(32, "transitions per update")
     train_freq: PositiveInt = option(4, "env steps between updates")
     round_steps: PositiveInt = option(64, "env steps between visits to the learner and the updates they pay for")
-    target_update_interval: PositiveInt = option(10_000, "env steps between moves of the target; one an update at most")
+    target_update_interval: PositiveInt = option(10_000, "env steps between moves of the target")
     tau: Fraction = option(1.0, "share of the online network that the target takes over each time")
     exploration_fraction: Fraction = option(0.1, "share of training over which epsilon falls")
     exploration_initial_eps: Fraction = option(1.0, "epsilon at the start")
@@ -200,8 +200,9 @@ class QLearning(OffPolicy):
         with self.noise.draw(self.generator), self.target_noise.draw(self.generator):
             total, errors, values = self._loss(self.policy, self.network.target, batch, config)
         self.network.optimizer.step(total, rate)
-        if target_due(self.updates + 1, config.target_update_interval, config.train_freq, config.gradient_steps):
-            self.network.follow(config.tau)
+        moves = target_moves(self.updates + 1, config.target_update_interval, config.train_freq, config.gradient_steps)
+        if moves:
+            self.network.follow(1.0 - (1.0 - config.tau) ** moves)
         logs = {"losses/td_loss": total.detach(), "losses/q_values": values, "charts/epsilon": self.epsilon}
         return errors, logs
 

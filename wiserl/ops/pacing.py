@@ -19,11 +19,9 @@ def updates_due(env_steps: int, updates: int, learning_starts: int, train_freq: 
     return max((env_steps - max(learning_starts, begun)) // train_freq * gradient_steps - (updates - done), 0)
 
 
-def target_due(update: int, interval: int, train_freq: int, gradient_steps: int) -> bool:
-    """Whether the target network moves after an update: at the first one that reaches each multiple of `interval` env steps.
-
-    An update stands for `train_freq / gradient_steps` env steps. Where these do not divide the interval, the moves are now one
-    update more apart and now one less, and keep to it over time; an update moves the target once at most.
+def target_moves(update: int, interval: int, train_freq: int, gradient_steps: int) -> int:
+    """How often the target network moves after an update: after the last one that `train_freq` env steps pay for, once for each
+    multiple of `interval` that those steps reached. The updates between share one target, as in Stable-Baselines3.
 
     Args:
         update: its number, from 1.
@@ -31,8 +29,8 @@ def target_due(update: int, interval: int, train_freq: int, gradient_steps: int)
         train_freq: see `updates_due`.
         gradient_steps: see `updates_due`.
     """
-    after, before = (number * train_freq // (gradient_steps * interval) for number in (update, update - 1))
-    return after > before
+    paid, rest = divmod(update, gradient_steps)
+    return 0 if rest else paid * train_freq // interval - (paid - 1) * train_freq // interval
 
 
 def steps_of_round(env_steps: int, total_steps: int, envs: int, longest: int) -> int:
