@@ -128,8 +128,6 @@ def signals_later() -> Iterator[None]:
     before = {signum: signal.signal(signum, keep) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
-    except SystemExit:  # a SIGTERM after Ray had put its own handler in place of this one
-        received.append(signal.SIGTERM)
     finally:
         # Left to itself, Ray answers SIGTERM with a stack trace and an abort; actors are ended where Python exits.
         if before[signal.SIGTERM] in (signal.SIG_DFL, None):
@@ -137,4 +135,7 @@ def signals_later() -> Iterator[None]:
         for signum, handler in before.items():
             signal.signal(signum, signal.default_int_handler if handler is None else handler)
     if received:
+        signal.alarm(
+            0
+        )  # the handler of Ray's C++ passes a SIGTERM on to ours, but would abort the process three seconds later
         signal.raise_signal(received[0])

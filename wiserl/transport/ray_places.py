@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -168,13 +169,24 @@ class RunnerPlace:
             _check_room(what, self._resource, time.monotonic() - self._asked_at)
 
 
+@contextlib.contextmanager
+def _no_handler_of_rays() -> Iterator[None]:
+    """Ray's own handler exits on SIGTERM, wherever `ray.init` is; interrupted while it connects, it crashes at the process's end."""
+    utils = ray._private.utils
+    before, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = before
+
+
 def connect() -> None:
     """Connect this process to a cluster: `RayBackend.start` says to which."""
     address = find_cluster()
     if address:
         check_token(address)
     try:
-        with signals_later():
+        with signals_later(), _no_handler_of_rays():
             # address="auto" would also join a Ray that another script started for itself, and end with that script. What
             # `ray start` noted is left to Ray to find: only then does it use the token that `ray start` made.
             ray.init(
