@@ -162,7 +162,7 @@ def test_custom_agent_runs(backend: str, options: tuple[str, ...], tmp_path: Pat
 
 TRAINING = {
     "hindsight": ("hindsight/hindsight.py", "--bits", "6", "--total-steps", "1500"),
-    "qrdqn": ("qrdqn/qrdqn.py", "--total-steps", "1200"),
+    "qrdqn": ("qrdqn/qrdqn.py", "--total-steps", "1300"),
     "ddpg": ("ddpg/ddpg.py", "--total-steps", "1100", "--noise", "ornstein_uhlenbeck"),
     "td3": ("td3/td3.py", "--total-steps", "1100", "--policy-delay", "3"),
     "sac": ("sac/sac.py", "--total-steps", "700", "--ent-coef", "auto"),
