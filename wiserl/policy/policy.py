@@ -9,7 +9,7 @@ import numpy as np
 
 from wiserl.agent.base.algorithm import Algorithm
 from wiserl.agent.base.divergence import check_actions
-from wiserl.agent.catalogue import algorithm_class
+from wiserl.agent.catalogue import AlgoLike, find_algorithm
 from wiserl.core.actions import ActionCodec
 from wiserl.core.config import make_config
 from wiserl.core.masks import ENTRY, split_observation
@@ -17,31 +17,58 @@ from wiserl.core.memory import RowMemory
 from wiserl.core.spaces import check_observation, observation_zeros, write_observation
 from wiserl.core.spec import EnvSpec
 from wiserl.core.tree import Array, Nested, leading_axes
+from wiserl.policy.trust import Names, check_policy
 from wiserl.run_folder.checkpoint import Checkpoint, open_checkpoint
+from wiserl.run_folder.manifest import check_manifest
 from wiserl.util.device import check_device
-from wiserl.util.errors import EnvError, InputError
+from wiserl.util.errors import EnvError, InputError, WiserlError
+
+_NEEDED = ("algo", "env", "env_kwargs", "spec", "config", "seed", "env_steps")  # of a manifest
 
 
 class Policy:
     """Chooses actions as the env takes them.
 
+    Args:
+        checkpoint: what it is made from.
+        device: where the network lives.
+        trust: import what the checkpoint names, whoever trained it.
+        algo: its algorithm, where the user names it.
+
     Attributes:
         spec: the env's spaces and agents.
         manifest: the checkpoint's manifest.
+
+    Raises:
+        InputError: the checkpoint holds no such policy, or names code of a run that this user neither trained nor trusts.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, device: str = "cpu", *, trust: bool = False, algo: AlgoLike | None = None
+    ) -> None:
         self.manifest = checkpoint.manifest
-        self.spec = EnvSpec.from_json(self.manifest["spec"])
-        chosen = algorithm_class(self.manifest["algo"])
-        config: Any = make_config(chosen.config_class, self.manifest["config"], self.manifest["algo"])
-        self._algorithm: Algorithm = chosen(spec=self.spec, config=config, seed=self.manifest["seed"])
+        check_manifest(checkpoint.path, self.manifest, _NEEDED)
+        names = Names.of_manifest(self.manifest)
+        if not trust:
+            check_policy(names, checkpoint.path, named=algo is not None)
+        found = find_algorithm(algo or names.algo)
+        try:
+            self.spec = EnvSpec.from_json(self.manifest["spec"])
+            config: Any = make_config(found.algorithm.config_class, self.manifest["config"], found.name)
+            self._algorithm: Algorithm = found.algorithm(spec=self.spec, config=config, seed=self.manifest["seed"])
+        except WiserlError:
+            raise
+        except Exception as error:  # of torch, numpy or gymnasium, from values that no training writes
+            if ":" in found.name or names.own_net:
+                raise  # their own errors are for who wrote them
+            raise InputError(
+                f"checkpoint '{checkpoint.path}' describes no {found.name} policy: its manifest.json has values with which none can "
+                f"be made ({type(error).__name__}: {error})"
+            ) from error
         try:
             self._algorithm.policy.load_state_dict(checkpoint.weights())
         except RuntimeError as error:
-            raise InputError(
-                f"checkpoint '{checkpoint.path}' does not hold a {self.manifest['algo']} network: {error}"
-            ) from None
+            raise InputError(f"checkpoint '{checkpoint.path}' does not hold a {found.name} network: {error}") from None
         self._algorithm.move_to(check_device(device))
         # Where training left off: a new algorithm would act at random, as before its first update.
         self._algorithm.env_steps, self._algorithm.updates = self.manifest["env_steps"], self.manifest.get("updates", 0)
@@ -131,15 +158,25 @@ class Policy:
         self._algorithm.reseed(*parts)
 
 
-def load(run_dir: str | Path, checkpoint: str = "last", device: str = "cpu") -> Policy:
-    """Open a policy from a run folder (or a checkpoint's own folder).
+def load(
+    run_dir: str | Path,
+    checkpoint: str = "last",
+    device: str = "cpu",
+    *,
+    trust: bool = False,
+    algo: AlgoLike | None = None,
+) -> Policy:
+    """Open a policy from a run folder (or a checkpoint's own folder). Its env is not needed, and not imported.
 
     Args:
         run_dir: as given to `train`.
         checkpoint: `last`, `best`, or a number of env steps.
         device: where the network lives: cpu, cuda or cuda:INDEX.
+        trust: import an algorithm or network that the run names, though this user did not train it.
+        algo: the algorithm, instead of what the run names: one of somebody else's run that you know.
 
     Raises:
-        InputError: no such run, checkpoint or device, or it is corrupt.
+        InputError: no such run, checkpoint or device; it is corrupt; or it names code to import, and this user neither trained
+            the run nor named or trusted that.
     """
-    return Policy(open_checkpoint(run_dir, checkpoint), device)
+    return Policy(open_checkpoint(run_dir, checkpoint), device, trust=trust, algo=algo)
