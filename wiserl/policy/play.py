@@ -11,6 +11,8 @@ import numpy as np
 
 from wiserl.core.masks import ENTRY
 from wiserl.env.make import EnvLike, env_id, is_parallel, make_env
+from wiserl.env.masks import with_masks
+from wiserl.env.rows import read_spec
 from wiserl.policy.policy import Policy
 from wiserl.policy.video import check_video_path, write_video
 from wiserl.util.errors import InputError
@@ -43,6 +45,7 @@ def play_episodes(policy: Policy, env: EnvLike, episodes: int, video: Path | Non
     frames: list[Any] = []
     returns = []
     try:
+        policy.check_spaces(with_masks(read_spec(made, env), made))
         if video is None:
             _check_window(made, name)
         for episode in range(episodes):

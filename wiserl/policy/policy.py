@@ -14,7 +14,7 @@ from wiserl.core.actions import ActionCodec
 from wiserl.core.config import make_config
 from wiserl.core.masks import ENTRY, split_observation
 from wiserl.core.memory import RowMemory
-from wiserl.core.spaces import check_observation, observation_zeros, write_observation
+from wiserl.core.spaces import Space, check_observation, leaf_layout, leaf_spaces, observation_zeros, write_observation
 from wiserl.core.spec import EnvSpec
 from wiserl.core.tree import Array, Nested, leading_axes
 from wiserl.policy.trust import Names, check_policy
@@ -149,6 +149,22 @@ class Policy:
             raise InputError(f"the mask leaves no valid action: {mask.astype(int).tolist()}; expected one at least")
         return mask[None, None]
 
+    def check_spaces(self, spec: EnvSpec) -> None:
+        """Check that an env takes what the policy gives, and gives what it takes; bounds may be others.
+
+        Raises:
+            InputError: its observations or actions are others than those the policy was trained with.
+        """
+        for what, trained, given in (
+            ("observations", self.spec.observation_space, spec.observation_space),
+            ("actions", self.spec.action_space, spec.action_space),
+        ):
+            if _layout(trained) != _layout(given):
+                raise InputError(
+                    f"env '{spec.id}' has {what} {given}, the policy was trained on '{self.spec.id}' with {trained}: expected an "
+                    "env of the same"
+                )
+
     def reset(self) -> None:
         """Forget the episode so far. Call it when one begins; a policy without memory has nothing to forget."""
         self._memories.clear()
@@ -156,6 +172,14 @@ class Policy:
     def reseed(self, *parts: int | str) -> None:
         """Seed the generator that `deterministic=False` draws from."""
         self._algorithm.reseed(*parts)
+
+
+def _layout(space: Space) -> list[tuple[Any, ...]]:
+    """Names, kinds, shapes and sizes of a space's leaves."""
+    return [
+        (path, type(leaf), leaf_layout(leaf), getattr(leaf, "n", None), str(getattr(leaf, "nvec", "")))
+        for path, leaf in leaf_spaces(space)
+    ]
 
 
 def load(
