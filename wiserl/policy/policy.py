@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from wiserl.agent.base.algorithm import Algorithm
 from wiserl.agent.base.divergence import check_actions
@@ -17,6 +19,7 @@ from wiserl.core.memory import RowMemory
 from wiserl.core.spaces import Space, check_observation, leaf_layout, leaf_spaces, observation_zeros, write_observation
 from wiserl.core.spec import EnvSpec
 from wiserl.core.tree import Array, Nested, leading_axes
+from wiserl.net.size import parameters_up_to
 from wiserl.policy.trust import Names, check_policy
 from wiserl.run_folder.checkpoint import Checkpoint, open_checkpoint
 from wiserl.run_folder.manifest import check_manifest
@@ -52,21 +55,25 @@ class Policy:
         if not trust:
             check_policy(names, checkpoint.path, named=algo is not None)
         found = find_algorithm(algo or names.algo)
+        weights = checkpoint.weights()
+        brings_code = ":" in found.name or names.own_net
+        size = contextlib.nullcontext() if brings_code else parameters_up_to(sum(map(torch.numel, weights.values())))
         try:
             self.spec = EnvSpec.from_json(self.manifest["spec"])
             config: Any = make_config(found.algorithm.config_class, self.manifest["config"], found.name)
-            self._algorithm: Algorithm = found.algorithm(spec=self.spec, config=config, seed=self.manifest["seed"])
-        except WiserlError:
-            raise
+            with size:
+                self._algorithm: Algorithm = found.algorithm(spec=self.spec, config=config, seed=self.manifest["seed"])
+        except WiserlError as error:
+            raise InputError(f"checkpoint '{checkpoint.path}' does not hold a {found.name} network: {error}") from None
         except Exception as error:  # of torch, numpy or gymnasium, from values that no training writes
-            if ":" in found.name or names.own_net:
+            if brings_code:
                 raise  # their own errors are for who wrote them
             raise InputError(
                 f"checkpoint '{checkpoint.path}' describes no {found.name} policy: its manifest.json has values with which none can "
                 f"be made ({type(error).__name__}: {error})"
             ) from error
         try:
-            self._algorithm.policy.load_state_dict(checkpoint.weights())
+            self._algorithm.policy.load_state_dict(weights)
         except RuntimeError as error:
             raise InputError(f"checkpoint '{checkpoint.path}' does not hold a {found.name} network: {error}") from None
         self._algorithm.move_to(check_device(device))

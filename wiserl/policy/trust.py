@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wiserl.agent.catalogue import algorithm_names
 from wiserl.env.registered import is_registered
-from wiserl.net.choice import KINDS
 from wiserl.run_folder.signature import is_signed, key_file, sign
 from wiserl.util.errors import InputError
 
@@ -50,7 +48,7 @@ class Names:
     @property
     def own_algo(self) -> bool:
         """Whether a module is imported for the algorithm."""
-        return self.algo not in algorithm_names()
+        return ":" in self.algo
 
     @property
     def own_env(self) -> bool:
@@ -60,7 +58,7 @@ class Names:
     @property
     def own_net(self) -> bool:
         """Whether a module is imported for the network."""
-        return isinstance(self.net, str) and self.net not in KINDS
+        return isinstance(self.net, str) and ":" in self.net
 
     def signed(self) -> dict[str, str]:
         """The entry of the signature, where one is needed and can be made.
@@ -92,10 +90,9 @@ def check_policy(names: Names, where: object, named: bool) -> None:
     Raises:
         InputError: the run names code, and this user did not train it.
     """
-    # A name that is none is refused where it is looked up, which knows the nearest.
-    if names.own_algo and ":" in names.algo and not named and not names.ours:
+    if names.own_algo and not named and not names.ours:
         raise _refusal(where, "algorithm", names.algo, f"name it by --algo {names.algo} (load(..., algo=...)), or say")
-    if names.own_net and ":" in names.net and not names.ours:
+    if names.own_net and not names.ours:
         raise _refusal(where, "network", names.net, "say")
 
 

@@ -12,12 +12,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from wiserl.run_folder.checkpoint import can_resume, open_checkpoint
 from wiserl.run_folder.sealed import UNSEALED, read_sealed, sealed_text
 from wiserl.util.errors import InputError
 
 CONFIG, SUMMARY = "config.json", "summary.json"
 _OURS = (CONFIG, f".{CONFIG}*", "metrics.csv", "events.out.tfevents.*", "checkpoints", SUMMARY)
+
+
+class _Run(msgspec.Struct):
+    algo: str
+    env: str
+    env_kwargs: dict[str, Any]
+    total_steps: int
+
+
+class _Config(msgspec.Struct):
+    """What is needed of a `config.json`; options of all kinds stand beside it."""
+
+    run: _Run
+    hyperparameters: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -129,9 +145,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG).is_file():
         raise InputError(f"'{folder}' is not a run folder: it has no {CONFIG}")
     config = read_sealed(folder / CONFIG, "restore it from a copy; options of a resumed run are given with --resume")
-    for name in ("run", "hyperparameters"):
-        if not isinstance(config.get(name), dict):
-            raise InputError(f"'{folder / CONFIG}' is corrupt: it has no mapping '{name}'; restore it from a copy")
+    try:
+        msgspec.convert(config, _Config)
+    except msgspec.ValidationError as error:
+        raise InputError(f"'{folder / CONFIG}' is not what a run saves: {error}; restore it from a copy") from None
     return config
 
 
