@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from hypothesis import settings
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+# Runs under test are signed by a key of the tests' own. The folder is removed when its object is, at the end.
+_CONFIG_FOLDER = tempfile.TemporaryDirectory()
+os.environ["XDG_CONFIG_HOME"] = _CONFIG_FOLDER.name
 
 # Env pools, Ray workers and command lines under test find `tests.envs:name` as well.
 ROOT = Path(__file__).parent.parent

@@ -17,6 +17,7 @@ from tests.contract.test_bad_input import told
 from tests.fragments import make_fragment
 from tests.plans import make_plan
 from wiserl.run_folder.checkpoint import open_checkpoint
+from wiserl.run_folder.sealed import sealed_text
 from wiserl.training.training_agent import TrainingAgent
 from wiserl.transport.learner import Learner
 
@@ -74,7 +75,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line_that_names_it(
 
 def change_manifest(run: Path, **changes: Any) -> None:
     path = run / "checkpoints" / "last" / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    path.write_text(sealed_text({**json.loads(path.read_text()), **changes}))
 
 
 def test_a_checkpoint_of_another_format_says_which_wiserl_reads_it(run: Path, monkeypatch: Any, capsys: Any) -> None:

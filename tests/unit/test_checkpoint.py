@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from wiserl.run_folder.checkpoint import drop_replay, open_checkpoint, point_to, prune, save_checkpoint
+from wiserl.run_folder.sealed import sealed_text
 from wiserl.util.errors import InputError
 
 WEIGHTS = {
@@ -165,9 +166,10 @@ def test_damage_to_any_file_is_noticed_and_named(run, name):
     ("text", "message"),
     [
         (None, "incomplete: it has no manifest.json"),
-        ("{", "corrupt: manifest.json cannot be read"),
-        ("[]", "corrupt: manifest.json cannot be read"),
-        ('{"format": 99, "wiserl": "7.0", "files": {}}', "format 99, this wiserl reads format 1: use wiserl 7.0"),
+        ("{", "manifest.json' is corrupt: it cannot be read"),
+        ("[]", "manifest.json' is corrupt: it cannot be read"),
+        ("[" * 100_000, "manifest.json' is corrupt: it cannot be read"),
+        ('{"format": 99, "wiserl": "7.0", "files": {}}', "format 99, this wiserl reads formats 1, 2: use wiserl 7.0"),
     ],
 )
 def test_a_broken_manifest_is_named(run, text, message):
@@ -197,8 +199,9 @@ def test_opening_runs_no_code_of_the_file(run):
     path = run / "checkpoints" / "step_100"
     torch.save({"x": Bomb()}, path / "state.pt")
     manifest = json.loads((path / "manifest.json").read_text())
-    del manifest["files"]["state.pt"]
-    (path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(pickle.UnpicklingError):
+    data = (path / "state.pt").read_bytes()
+    manifest["files"]["state.pt"] = {"bytes": len(data), "blake2b": hashlib.blake2b(data).hexdigest()}
+    (path / "manifest.json").write_text(sealed_text(manifest))
+    with pytest.raises(InputError, match=r"state\.pt' cannot be read \(UnpicklingError"):
         open_checkpoint(path).state()
     assert not (run / "exploded").exists()

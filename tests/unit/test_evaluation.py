@@ -23,6 +23,9 @@ class Scripted:
         self.asked: list[bool] = []
         self.seeds: list[tuple[Any, ...]] = []
 
+    def check_spaces(self, spec: Any) -> None:
+        pass
+
     def memory(self, envs: int, agents: int) -> RowMemory:
         return RowMemory(0, envs, agents)
 

@@ -157,7 +157,7 @@ def test_episodes_to_look_at_are_masked(tmp_path, monkeypatch):
         folder = tmp_path / f"{made.__name__}-{form}"
         train("ppo", env, folder, 300, env_kwargs={"form": form}, **SHORT["ppo"])
         monkeypatch.setattr("wiserl.policy.play.make_env", lambda *_, made=made, form=form, **__: made(form))
-        assert len(play_episodes(wiserl.load(folder), 3, None)) == 3
+        assert len(play_episodes(wiserl.load(folder), env, 3, None)) == 3
 
 
 class MasklessDQN(DQN):

@@ -25,6 +25,7 @@ from tests.plans import make_plan
 from wiserl.core.tree import tree_map
 from wiserl.env.vector.choose import make_vector
 from wiserl.policy.policy import load
+from wiserl.run_folder.sealed import sealed_text
 from wiserl.training.training_agent import TrainingAgent
 from wiserl.util.errors import InputError
 
@@ -117,7 +118,7 @@ def test_an_observation_that_lacks_an_entry_is_refused_with_its_name(tmp_path):
 
 def change_manifest(folder: Path, **changes: Any) -> None:
     path = next(iter((folder / "checkpoints").glob("step_*"))) / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(sealed_text(json.loads(path.read_text()) | changes))
 
 
 @pytest.mark.parametrize(

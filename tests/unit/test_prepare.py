@@ -88,8 +88,8 @@ def test_config_json_and_manifest_name_algorithm_and_env_as_ever():
     run, config = resolve("ppo", Chain, {"device": "cpu", "vector": "inline", "env.length": 4})
     prepared = prepare(run, config)
     settings, manifest = prepared.settings(Path("runs/x")), prepared.manifest()
-    assert list(settings) == ["run", "hyperparameters", "algo", "env", "backend", "transform"]
-    assert list(manifest) == ["algo", "env", "env_kwargs", "spec", "config", "seed"]
+    assert list(settings) == ["format", "run", "hyperparameters", "algo", "env", "backend", "transform", "signature"]
+    assert list(manifest) == ["algo", "env", "env_kwargs", "spec", "config", "seed", "signature"]
     for named in (settings, settings["run"], manifest):
         assert (named["algo"], named["env"]) == ("ppo", "tests.envs:Chain")
     assert list(settings["run"]) == [

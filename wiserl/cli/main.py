@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from wiserl.cli.opening import open_policy, opening_options
 from wiserl.util.errors import InputError, Interrupted, WiserlError, nearest
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -76,21 +77,21 @@ def train(algo: str, env: str, config: str | None, resume: str | None, settings:
     "--checkpoint", metavar="NAME", default="last", show_default=True, help="best, last or a number of env steps"
 )
 @click.option("--stochastic", is_flag=True, help="draw actions from the policy instead of taking the likeliest")
+@opening_options
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
-def evaluate_command(run_dir: str, episodes: str, checkpoint: str, stochastic: bool, as_json: bool) -> None:
+def evaluate_command(
+    run_dir: str, episodes: str, checkpoint: str, stochastic: bool, as_json: bool, **opening: Any
+) -> None:
     """Evaluate a trained policy on an env of its own."""
     from wiserl.policy.evaluation import run_episodes
-    from wiserl.policy.policy import load
 
-    policy = load(run_dir, checkpoint)
+    policy, env = open_policy(run_dir, checkpoint, **opening)
     manifest = policy.manifest
     count = _positive(episodes, "--episodes")
-    returns, success = run_episodes(
-        policy, manifest["env"], manifest["env_kwargs"], count, manifest["seed"], not stochastic
-    )
+    returns, success = run_episodes(policy, env, manifest["env_kwargs"], count, manifest["seed"], not stochastic)
     result = {
         "algo": manifest["algo"],
-        "env": manifest["env"],
+        "env": env,
         "checkpoint_env_steps": manifest["env_steps"],
         "episodes": count,
         "eval_return_mean": float(returns.mean()),
@@ -116,13 +117,14 @@ def evaluate_command(run_dir: str, episodes: str, checkpoint: str, stochastic: b
 @click.option(
     "--checkpoint", metavar="NAME", default="last", show_default=True, help="best, last or a number of env steps"
 )
-def play(run_dir: str, video: str | None, episodes: str, checkpoint: str) -> None:
+@opening_options
+def play(run_dir: str, video: str | None, episodes: str, checkpoint: str, **opening: Any) -> None:
     """Watch a trained policy, in a window or as a video."""
     from wiserl.policy.play import play_episodes
-    from wiserl.policy.policy import load
 
     count = _positive(episodes, "--episodes")
-    returns = play_episodes(load(run_dir, checkpoint), count, Path(video) if video else None)
+    policy, env = open_policy(run_dir, checkpoint, **opening)
+    returns = play_episodes(policy, env, count, Path(video) if video else None)
     click.echo(f"return {', '.join(f'{value:.2f}' for value in returns)}" + (f"; video: {video}" if video else ""))
 
 

@@ -6,6 +6,7 @@ named "0", "1", ... All leaves share the leading axes (`[T, E, A]`, or fewer).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from wiserl.util.errors import EnvError, InputError
 Space = spaces.Space[Any]
 
 OBSERVATION_KINDS = "Box, Discrete, MultiDiscrete, MultiBinary, Dict, Tuple"
+_LARGEST = 2**26  # numbers in a Box that is read from a file
 LEAF_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
@@ -80,6 +82,8 @@ def space_from_json(data: Mapping[str, Any]) -> Space:
     kind = data.get("type")
     if kind == "Box":
         shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
+        if math.prod(shape) > _LARGEST:
+            raise InputError(f"a Box of shape {list(shape)} is described; expected {_LARGEST} numbers at most")
         low, high = (_bounds_from_json(data[name], shape, dtype) for name in ("low", "high"))
         return spaces.Box(low, high, shape, dtype.type)
     if kind == "Discrete":

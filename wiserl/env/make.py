@@ -16,10 +16,10 @@ from wiserl.util.imports import import_module
 
 EnvLike: TypeAlias = str | Callable[..., Any]
 
-_ATARI_PREFIX = "ALE/"
+ATARI_PREFIX = "ALE/"
 _EXTRA_OF_MODULE = {"mujoco": "mujoco", "imageio": "mujoco", "Box2D": "box2d", "pygame": "box2d", "cv2": "atari"}
 _EXTRA_OF_PACKAGE = {"gymnasium.envs.mujoco": "mujoco", "gymnasium.envs.box2d": "box2d", "ale_py": "atari"}
-_EXTRA_OF_NAMESPACE = {"mpe2": "marl", "pettingzoo": "marl"}
+EXTRA_OF_NAMESPACE = {"mpe2": "marl", "pettingzoo": "marl"}
 
 
 def env_id(env: EnvLike) -> str:
@@ -87,7 +87,7 @@ def check_reset(env: Any, name: EnvLike) -> None:
 
 
 def _make_named(name: str, arguments: dict[str, Any]) -> Any:
-    _import_atari(name)
+    register_atari(name)
     if name in gym.registry:
         return _make_gymnasium(name, arguments)
     if ":" in name:
@@ -109,9 +109,9 @@ def _nearest_ids(name: str) -> str:
     )
 
 
-def _import_atari(name: str) -> None:
+def register_atari(name: str) -> None:
     """ale_py registers its ids when it is told to, which nobody remembers to do."""
-    if not name.startswith(_ATARI_PREFIX) or name in gym.registry:
+    if not name.startswith(ATARI_PREFIX) or name in gym.registry:
         return
     try:
         gym.register_envs(importlib.import_module("ale_py"))
@@ -146,8 +146,8 @@ def _make_pettingzoo(name: str, arguments: dict[str, Any]) -> Any:
     except ImportError as error:
         top = name.split("/")[0]
         is_module_unknown = error.name is not None and error.name.startswith(f"{top}.")
-        if top in _EXTRA_OF_NAMESPACE and not is_module_unknown:
-            raise _missing_package(name, _EXTRA_OF_NAMESPACE[top], error) from error
+        if top in EXTRA_OF_NAMESPACE and not is_module_unknown:
+            raise _missing_package(name, EXTRA_OF_NAMESPACE[top], error) from error
         raise InputError(f"env '{name}' is not known ({error}): {_nearest_ids(name)}") from error
     if not hasattr(module, "parallel_env"):
         raise InputError(f"env '{name}': module {module_name} has no parallel_env; {_modules_with_parallel(module)}")

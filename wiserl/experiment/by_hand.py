@@ -231,7 +231,7 @@ class RunByHand:
     def policy(self) -> Policy:
         """A copy of the policy as it is now, to act with."""
         manifest = {**self.learner.plan.manifest, "env_steps": self.env_steps, "updates": self.updates}
-        return Policy(_Unsaved(self.folder, manifest, self.algorithm.policy))
+        return Policy(_Unsaved(self.folder, manifest, self.algorithm.policy), trust=True)
 
     def evaluate(self, episodes: int = 20, deterministic: bool = True) -> Array:
         """Returns `[episodes]` float64 of whole episodes of the policy as it is now, other ones at other `env_steps`."""

@@ -138,7 +138,7 @@ class Monitor:
         # Raised inside a library's own code while it reads a file, an interrupt could come out as another error.
         before, self._signals.orderly = self._signals.orderly, True
         try:
-            policy = Policy(open_checkpoint(path))
+            policy = Policy(open_checkpoint(path), trust=True)  # of this very run
         finally:
             self._signals.orderly = before
         with self._signals.at_once():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Mapping
 from importlib import resources
@@ -22,6 +21,8 @@ from wiserl.core.config import (
 )
 from wiserl.env.make import EnvLike, env_id
 from wiserl.net.choice import NetworkConfig, with_net
+from wiserl.policy.trust import Names, check_resume
+from wiserl.run_folder.claim import read_config
 from wiserl.training.plan import RunConfig
 from wiserl.util.errors import InputError, nearest
 
@@ -158,19 +159,14 @@ def run_options_of(folder: Path, changes: Mapping[str, Any]) -> tuple[str, Any, 
     Raises:
         InputError: no run there, or a change of algorithm, env, or of what its checkpoint depends on.
     """
-    path = folder / "config.json"
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise InputError(f"'{folder}' is not a run folder: it has no config.json") from None
-    except ValueError as error:
-        raise InputError(f"'{path}' is corrupt: {error}") from None
+    saved = read_config(folder)
     options = {**saved["run"], **saved["hyperparameters"]}
     for name in _GONE:
         options.pop(name, None)
     algo, env = options.pop("algo"), options.pop("env")
     if "net" in options:
         changes = with_net(changes)
+        check_resume(Names.of_settings(saved), folder, named=changes.get("net") is not None)
     for key, value in changes.items():
         fixed = key in _KEPT and key in options and _differs(options[key], value)
         if value is not None and fixed:

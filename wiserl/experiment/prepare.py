@@ -18,6 +18,8 @@ from wiserl.env.make import check_reset, env_id, make_env
 from wiserl.env.masks import with_masks
 from wiserl.env.rows import read_spec
 from wiserl.env.vector.choose import choose_vector
+from wiserl.policy.trust import Names
+from wiserl.run_folder.checkpoint import FORMAT
 from wiserl.run_folder.claim import RunFolder, claim, finished_summary, reopen
 from wiserl.training.gym_runner import GymRunnerArgs
 from wiserl.training.plan import RunConfig, TrainPlan
@@ -51,24 +53,26 @@ class Prepared:
 
     def settings(self, folder: Path) -> dict[str, Any]:
         """What `config.json` holds."""
-        return {
+        settings = {
             "run": {**self.run.plain(), "run_dir": str(folder)},
             "hyperparameters": to_plain(self.config),
             **self.run.names,
             "backend": self.backend,
             "transform": env_id(self.transform) if self.transform else None,
         }
+        return {"format": FORMAT, **settings, **Names.of_settings(settings).signed()}
 
     def manifest(self) -> dict[str, Any]:
         """What every checkpoint says of the run."""
         run = self.run
-        return {
+        manifest: dict[str, Any] = {
             **run.names,
             "env_kwargs": run.env_kwargs,
             "spec": self.spec.to_json(),
             "config": to_plain(self.config),
             "seed": run.seed,
         }
+        return {**manifest, **Names.of_manifest(manifest).signed()}
 
     def plan(self, folder: RunFolder, resume: bool) -> TrainPlan:
         """What learner and replicas have to know; `resume`: go on from the folder's last checkpoint."""

@@ -57,6 +57,7 @@ def run_episodes(
             raise InputError(
                 f"this policy observes '{ENTRY}' of env '{env_id(env)}', as policies did before wiserl used masks; train it again"
             )
+        policy.check_spaces(envs.spec)
         while len(returns) < episodes:
             wanted = min(episodes - len(returns), envs.num_envs)
             seeds = [derive_seed(seed, "eval", len(returns) + i) for i in range(envs.num_envs)]

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from wiserl.core.masks import ENTRY
-from wiserl.env.make import is_parallel, make_env
+from wiserl.env.make import EnvLike, env_id, is_parallel, make_env
+from wiserl.env.masks import with_masks
+from wiserl.env.rows import read_spec
 from wiserl.policy.policy import Policy
 from wiserl.policy.video import check_video_path, write_video
 from wiserl.util.errors import InputError
@@ -19,11 +21,12 @@ from wiserl.util.seeding import derive_seed
 MAX_STEPS = 10_000
 
 
-def play_episodes(policy: Policy, episodes: int, video: Path | None) -> list[float]:
+def play_episodes(policy: Policy, env: EnvLike, episodes: int, video: Path | None) -> list[float]:
     """Play `episodes` episodes of at most 10,000 steps; returns their returns, summed over agents.
 
     Args:
         policy: a loaded policy.
+        env: what `make_env` takes; it is given the arguments of the policy's run.
         episodes: how many.
         video: where to write all frames; None: show a window.
 
@@ -37,26 +40,27 @@ def play_episodes(policy: Policy, episodes: int, video: Path | None) -> list[flo
     os.environ.setdefault(
         "SDL_AUDIODRIVER", "dummy"
     )  # pygame would open a sound device, and complain where there is none
-    name, kwargs = policy.manifest["env"], policy.manifest["env_kwargs"]
-    env = make_env(name, kwargs, render_mode="rgb_array" if video else "human")
+    name, kwargs = env_id(env), policy.manifest["env_kwargs"]
+    made = make_env(env, kwargs, render_mode="rgb_array" if video else "human")
     frames: list[Any] = []
     returns = []
     try:
+        policy.check_spaces(with_masks(read_spec(made, env), made))
         if video is None:
-            _check_window(env, str(name))
+            _check_window(made, name)
         for episode in range(episodes):
             seed = derive_seed(policy.manifest["seed"], "play", episode)
-            play_one = _parallel_episode if is_parallel(env) else _single_episode
-            returns.append(play_one(env, policy, seed, frames if video else None))
+            play_one = _parallel_episode if is_parallel(made) else _single_episode
+            returns.append(play_one(made, policy, seed, frames if video else None))
         if video is not None:
             if not frames or not isinstance(frames[0], np.ndarray):
                 raise InputError(
                     f"env '{name}' renders no pictures (render_mode='rgb_array'), so there is no video to write"
                 )
-            fps = (getattr(env, "metadata", None) or {}).get("render_fps", 30)
+            fps = (getattr(made, "metadata", None) or {}).get("render_fps", 30)
             write_video(frames, video, fps)
     finally:
-        env.close()
+        made.close()
     return returns
 
 

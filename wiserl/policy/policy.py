@@ -2,46 +2,80 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from wiserl.agent.base.algorithm import Algorithm
 from wiserl.agent.base.divergence import check_actions
-from wiserl.agent.catalogue import algorithm_class
+from wiserl.agent.catalogue import AlgoLike, find_algorithm
 from wiserl.core.actions import ActionCodec
 from wiserl.core.config import make_config
 from wiserl.core.masks import ENTRY, split_observation
 from wiserl.core.memory import RowMemory
-from wiserl.core.spaces import check_observation, observation_zeros, write_observation
+from wiserl.core.spaces import Space, check_observation, leaf_layout, leaf_spaces, observation_zeros, write_observation
 from wiserl.core.spec import EnvSpec
 from wiserl.core.tree import Array, Nested, leading_axes
+from wiserl.net.size import parameters_up_to
+from wiserl.policy.trust import Names, check_policy
 from wiserl.run_folder.checkpoint import Checkpoint, open_checkpoint
+from wiserl.run_folder.manifest import check_manifest
 from wiserl.util.device import check_device
-from wiserl.util.errors import EnvError, InputError
+from wiserl.util.errors import EnvError, InputError, WiserlError
+
+_NEEDED = ("algo", "env", "env_kwargs", "spec", "config", "seed", "env_steps")  # of a manifest
 
 
 class Policy:
     """Chooses actions as the env takes them.
 
+    Args:
+        checkpoint: what it is made from.
+        device: where the network lives.
+        trust: import what the checkpoint names, whoever trained it.
+        algo: its algorithm, where the user names it.
+
     Attributes:
         spec: the env's spaces and agents.
         manifest: the checkpoint's manifest.
+
+    Raises:
+        InputError: the checkpoint holds no such policy, or names code of a run that this user neither trained nor trusts.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, device: str = "cpu", *, trust: bool = False, algo: AlgoLike | None = None
+    ) -> None:
         self.manifest = checkpoint.manifest
-        self.spec = EnvSpec.from_json(self.manifest["spec"])
-        chosen = algorithm_class(self.manifest["algo"])
-        config: Any = make_config(chosen.config_class, self.manifest["config"], self.manifest["algo"])
-        self._algorithm: Algorithm = chosen(spec=self.spec, config=config, seed=self.manifest["seed"])
+        check_manifest(checkpoint.path, self.manifest, _NEEDED)
+        names = Names.of_manifest(self.manifest)
+        if not trust:
+            check_policy(names, checkpoint.path, named=algo is not None)
+        found = find_algorithm(algo or names.algo)
+        weights = checkpoint.weights()
+        brings_code = ":" in found.name or names.own_net
+        size = contextlib.nullcontext() if brings_code else parameters_up_to(sum(map(torch.numel, weights.values())))
         try:
-            self._algorithm.policy.load_state_dict(checkpoint.weights())
-        except RuntimeError as error:
+            self.spec = EnvSpec.from_json(self.manifest["spec"])
+            config: Any = make_config(found.algorithm.config_class, self.manifest["config"], found.name)
+            with size:
+                self._algorithm: Algorithm = found.algorithm(spec=self.spec, config=config, seed=self.manifest["seed"])
+        except WiserlError as error:
+            raise InputError(f"checkpoint '{checkpoint.path}' does not hold a {found.name} network: {error}") from None
+        except Exception as error:  # of torch, numpy or gymnasium, from values that no training writes
+            if brings_code:
+                raise  # their own errors are for who wrote them
             raise InputError(
-                f"checkpoint '{checkpoint.path}' does not hold a {self.manifest['algo']} network: {error}"
-            ) from None
+                f"checkpoint '{checkpoint.path}' describes no {found.name} policy: its manifest.json has values with which none can "
+                f"be made ({type(error).__name__}: {error})"
+            ) from error
+        try:
+            self._algorithm.policy.load_state_dict(weights)
+        except RuntimeError as error:
+            raise InputError(f"checkpoint '{checkpoint.path}' does not hold a {found.name} network: {error}") from None
         self._algorithm.move_to(check_device(device))
         # Where training left off: a new algorithm would act at random, as before its first update.
         self._algorithm.env_steps, self._algorithm.updates = self.manifest["env_steps"], self.manifest.get("updates", 0)
@@ -122,6 +156,22 @@ class Policy:
             raise InputError(f"the mask leaves no valid action: {mask.astype(int).tolist()}; expected one at least")
         return mask[None, None]
 
+    def check_spaces(self, spec: EnvSpec) -> None:
+        """Check that an env takes what the policy gives, and gives what it takes; bounds may be others.
+
+        Raises:
+            InputError: its observations or actions are others than those the policy was trained with.
+        """
+        for what, trained, given in (
+            ("observations", self.spec.observation_space, spec.observation_space),
+            ("actions", self.spec.action_space, spec.action_space),
+        ):
+            if _layout(trained) != _layout(given):
+                raise InputError(
+                    f"env '{spec.id}' has {what} {given}, the policy was trained on '{self.spec.id}' with {trained}: expected an "
+                    "env of the same"
+                )
+
     def reset(self) -> None:
         """Forget the episode so far. Call it when one begins; a policy without memory has nothing to forget."""
         self._memories.clear()
@@ -131,15 +181,33 @@ class Policy:
         self._algorithm.reseed(*parts)
 
 
-def load(run_dir: str | Path, checkpoint: str = "last", device: str = "cpu") -> Policy:
-    """Open a policy from a run folder (or a checkpoint's own folder).
+def _layout(space: Space) -> list[tuple[Any, ...]]:
+    """Names, kinds, shapes and sizes of a space's leaves."""
+    return [
+        (path, type(leaf), leaf_layout(leaf), getattr(leaf, "n", None), str(getattr(leaf, "nvec", "")))
+        for path, leaf in leaf_spaces(space)
+    ]
+
+
+def load(
+    run_dir: str | Path,
+    checkpoint: str = "last",
+    device: str = "cpu",
+    *,
+    trust: bool = False,
+    algo: AlgoLike | None = None,
+) -> Policy:
+    """Open a policy from a run folder (or a checkpoint's own folder). Its env is not needed, and not imported.
 
     Args:
         run_dir: as given to `train`.
         checkpoint: `last`, `best`, or a number of env steps.
         device: where the network lives: cpu, cuda or cuda:INDEX.
+        trust: import an algorithm or network that the run names, though this user did not train it.
+        algo: the algorithm, instead of what the run names: one of somebody else's run that you know.
 
     Raises:
-        InputError: no such run, checkpoint or device, or it is corrupt.
+        InputError: no such run, checkpoint or device; it is corrupt; or it names code to import, and this user neither trained
+            the run nor named or trusted that.
     """
-    return Policy(open_checkpoint(run_dir, checkpoint), device)
+    return Policy(open_checkpoint(run_dir, checkpoint), device, trust=trust, algo=algo)

@@ -7,16 +7,17 @@
 
 A checkpoint is written under another name and renamed, and `last` and `best` are links replaced in one step, so that a kill
 at any moment leaves the previous one whole. Nothing in it is pickled code: weights are safetensors, `state.pt` is loaded
-with `weights_only=True`.
+with `weights_only=True`. The manifest has the hashes of the other files and, from format 2 on, its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,37 +28,46 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
+from wiserl.run_folder.manifest import check_manifest
+from wiserl.run_folder.sealed import UNSEALED, read_sealed, sealed_text
 from wiserl.util.errors import InputError, nearest
 from wiserl.util.version import __version__
 
-FORMAT = 1
+FORMAT = 2
+_READABLE = (1, FORMAT)  # manifests of format 1 have no hash of their own
+_ADVICE = "choose another with --checkpoint, or train again"
 _WEIGHTS, _STATE, _REPLAY, _MANIFEST = "weights.safetensors", "state.pt", "replay.safetensors", "manifest.json"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint opened: its folder and manifest, checked; the files are read when asked for."""
+    """A checkpoint opened: its folder and manifest, checked; the files are read when asked for.
+
+    Each of these raises InputError where a file holds something else than `save_checkpoint` writes.
+    """
 
     path: Path
     manifest: dict[str, Any]
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The acting network's state."""
-        return safetensors.torch.load_file(self.path / _WEIGHTS)
+        with _reading(self.path / _WEIGHTS):
+            return safetensors.torch.load_file(self.path / _WEIGHTS)
 
     def state(self) -> dict[str, Any]:
         """The learner's state: optimiser, targets, generators, counters."""
-        state: dict[str, Any] = torch.load(self.path / _STATE, map_location="cpu", weights_only=True)
-        return state
+        with _reading(self.path / _STATE):
+            return dict(torch.load(self.path / _STATE, map_location="cpu", weights_only=True))
 
     def replay(self) -> dict[str, Any] | None:
         """The replay buffer's state, if it was saved."""
         path = self.path / _REPLAY
         if _REPLAY not in self.manifest["files"]:
             return None
-        with safetensors.safe_open(path, framework="numpy") as file:
-            plain = json.loads(file.metadata()["plain"])
-        return {**safetensors.numpy.load_file(path), **plain}
+        with _reading(path):
+            with safetensors.safe_open(path, framework="numpy") as file:
+                plain = json.loads(file.metadata()["plain"])
+            return {**safetensors.numpy.load_file(path), **plain}
 
 
 def save_checkpoint(folder: Path, manifest: Mapping[str, Any], weights: Mapping[str, torch.Tensor], state: Mapping[str, Any],
@@ -77,7 +87,7 @@ def save_checkpoint(folder: Path, manifest: Mapping[str, Any], weights: Mapping[
         plain = {name: value for name, value in replay.items() if name not in arrays}
         safetensors.numpy.save_file(arrays, partial / _REPLAY, metadata={"plain": json.dumps(plain)})
     files = {file.name: {"bytes": file.stat().st_size, "blake2b": _digest(file)} for file in sorted(partial.iterdir())}
-    text = json.dumps({"format": FORMAT, "wiserl": __version__, **manifest, "files": files}, indent=2)
+    text = sealed_text({"format": FORMAT, "wiserl": __version__, **manifest, "files": files})
     (partial / _MANIFEST).write_text(text, encoding="utf-8")
     for file in partial.glob("*.safetensors"):
         shutil.copymode(partial / _MANIFEST, file)  # safetensors lets nobody else read its files
@@ -117,10 +127,12 @@ def drop_replay(path: Path) -> None:
     """Remove the replay buffer from a checkpoint that is not the newest any more: it is by far its largest part."""
     if not (path / _REPLAY).exists():
         return
-    manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_sealed(path / _MANIFEST, _ADVICE)
     manifest["files"].pop(_REPLAY, None)
     changed = path / f".{_MANIFEST}"
-    changed.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    changed.write_text(
+        json.dumps(manifest, indent=2) if manifest["format"] == UNSEALED else sealed_text(manifest), encoding="utf-8"
+    )
     changed.replace(path / _MANIFEST)
     (path / _REPLAY).unlink()
 
@@ -162,29 +174,39 @@ def _steps(folder: Path) -> list[Path]:
 
 
 def _check(path: Path) -> Checkpoint:
-    advice = "choose another with --checkpoint, or train again"
     if not (path / _MANIFEST).is_file():
-        raise InputError(f"checkpoint '{path}' is incomplete: it has no {_MANIFEST}; {advice}")
-    try:
-        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-        files = dict(manifest["files"])
-        found = manifest["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"checkpoint '{path}' is corrupt: {_MANIFEST} cannot be read ({error!r}); {advice}") from None
-    if found != FORMAT:
+        raise InputError(f"checkpoint '{path}' is incomplete: it has no {_MANIFEST}; {_ADVICE}")
+    manifest = read_sealed(path / _MANIFEST, _ADVICE)
+    found = manifest.get("format")
+    if found not in _READABLE:
         raise InputError(
-            f"checkpoint '{path}' has format {found}, this wiserl reads format {FORMAT}: use wiserl {manifest.get('wiserl')}"
+            f"checkpoint '{path}' has format {found}, this wiserl reads formats {', '.join(map(str, _READABLE))}: use wiserl "
+            f"{manifest.get('wiserl')}"
         )
+    check_manifest(path, manifest, needed=("files", "env_steps"))
+    files = manifest["files"]
+    if missing := {_WEIGHTS, _STATE} - files.keys():
+        raise InputError(f"checkpoint '{path}' is incomplete: its {_MANIFEST} lacks {min(missing)}; {_ADVICE}")
     for name, expected in files.items():
         file = path / name
         if not file.is_file() or file.stat().st_size != expected["bytes"]:
             size = file.stat().st_size if file.is_file() else "no"
             raise InputError(
-                f"checkpoint '{path}' is incomplete: {name} has {size} bytes of {expected['bytes']}; {advice}"
+                f"checkpoint '{path}' is incomplete: {name} has {size} bytes of {expected['bytes']}; {_ADVICE}"
             )
         if _digest(file) != expected["blake2b"]:
-            raise InputError(f"checkpoint '{path}' is corrupt: the content of {name} is not what was saved; {advice}")
+            raise InputError(f"checkpoint '{path}' is corrupt: the content of {name} is not what was saved; {_ADVICE}")
     return Checkpoint(path, manifest)
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Whatever its reader makes of a file that is none, as one line."""
+    try:
+        yield
+    except Exception as error:
+        first = str(error).split("\n")[0].split(". ")[0]
+        raise InputError(f"'{file}' cannot be read ({type(error).__name__}: {first}); {_ADVICE}") from error
 
 
 def _digest(file: Path) -> str:

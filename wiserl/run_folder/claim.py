@@ -12,11 +12,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from wiserl.run_folder.checkpoint import can_resume, open_checkpoint
+from wiserl.run_folder.sealed import UNSEALED, read_sealed, sealed_text
 from wiserl.util.errors import InputError
 
 CONFIG, SUMMARY = "config.json", "summary.json"
 _OURS = (CONFIG, f".{CONFIG}*", "metrics.csv", "events.out.tfevents.*", "checkpoints", SUMMARY)
+
+
+class _Run(msgspec.Struct):
+    algo: str
+    env: str
+    env_kwargs: dict[str, Any]
+    total_steps: int
+
+
+class _Config(msgspec.Struct):
+    """What is needed of a `config.json`; options of all kinds stand beside it."""
+
+    run: _Run
+    hyperparameters: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -107,7 +124,7 @@ def reopen(path: Path, config: dict[str, Any], finished: bool = False) -> RunFol
     Raises:
         InputError: the run has another transform.
     """
-    before = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    before = read_config(path)
     if before.get("transform") != config["transform"]:
         raise InputError(
             f"the run in '{path}' has transform={before.get('transform')}, not {config['transform']}: resume it from Python with "
@@ -117,6 +134,22 @@ def reopen(path: Path, config: dict[str, Any], finished: bool = False) -> RunFol
     if not finished:
         write_json(path / CONFIG, config)
     return RunFolder(path, before, checkpoint)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What `config.json` of a run folder holds.
+
+    Raises:
+        InputError: there is none, or it is not what was saved.
+    """
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"'{folder}' is not a run folder: it has no {CONFIG}")
+    config = read_sealed(folder / CONFIG, "restore it from a copy; options of a resumed run are given with --resume")
+    try:
+        msgspec.convert(config, _Config)
+    except msgspec.ValidationError as error:
+        raise InputError(f"'{folder / CONFIG}' is not what a run saves: {error}; restore it from a copy") from None
+    return config
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
@@ -142,7 +175,8 @@ def _create(path: Path, value: dict[str, Any]) -> bool:
 
 def _write_partial(path: Path, value: dict[str, Any]) -> Path:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(value, indent=2), encoding="utf-8")
+    is_sealed = value.get("format", UNSEALED) != UNSEALED
+    partial.write_text(sealed_text(value) if is_sealed else json.dumps(value, indent=2), encoding="utf-8")
     return partial
 
 

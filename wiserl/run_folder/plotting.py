@@ -17,6 +17,7 @@ from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
 from wiserl.run_folder.metrics import STEP_COLUMN, read_metrics
+from wiserl.run_folder.sealed import read_sealed
 from wiserl.util.errors import InputError, nearest
 
 CONFIG_FILE = "config.json"
@@ -161,8 +162,9 @@ def _text(value: Any) -> str:
 
 def _load(run_dir: Path, x: str, y: str) -> Run:
     metrics = read_metrics(run_dir)
+    path = run_dir / CONFIG_FILE
     try:
-        config = json.loads((run_dir / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = read_sealed(path, "restore it from a copy") if path.exists() else {}
         algo, env, settings = str(config["algo"]), str(config["env"]), _settings(config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(

@@ -104,12 +104,16 @@ class Saver:
         # Older checkpoints have no `course`; what they know of it is elsewhere.
         before = {"total_steps": plan.saved_total_steps or plan.total_steps, "warmed_up": training.get("warmed_up", 0)}
         told = algorithm.resume_course({**before, **training.get("course", {})}, checkpoint.manifest["config"])
+        told = [*self._other_arguments(checkpoint), *told]
         return [Event(kind, algorithm.env_steps, line) for kind, line in told]
 
     def _load_weights(self, checkpoint: Checkpoint, learner_state: dict[str, Any]) -> None:
-        saved, name = checkpoint.manifest["algo"], self._plan.algo.name
-        if saved != name:
-            raise InputError(f"checkpoint '{checkpoint.path}' was saved by {saved}, this run trains {name}")
+        saved, run = checkpoint.manifest, self._plan.manifest
+        if (saved["algo"], saved["env"]) != (run["algo"], run["env"]):
+            raise InputError(
+                f"checkpoint '{checkpoint.path}' was saved by {saved['algo']} on {saved['env']}, this run trains {run['algo']} on "
+                f"{run['env']}: put the run's own checkpoints back, or train anew"
+            )
         try:
             self._algorithm.policy.load_state_dict(checkpoint.weights())
             self._algorithm.load_learner_state(learner_state)
@@ -118,6 +122,15 @@ class Saver:
                 f"checkpoint '{checkpoint.path}' holds another network than this run's: {error}. Resume without the options "
                 "that changed it"
             ) from None
+
+    def _other_arguments(self, checkpoint: Checkpoint) -> list[tuple[str, str]]:
+        """A warning where the checkpoint is of the same env with other arguments, which may be another task of equal shapes."""
+        saved, now = checkpoint.manifest["env_kwargs"], json.loads(json.dumps(self._plan.manifest["env_kwargs"]))
+        if saved == now:
+            return []
+        return [
+            ("warning", f"the checkpoint was trained with env_kwargs={saved}, this run goes on with env_kwargs={now}")
+        ]
 
 
 def _after(steps: int, every: int) -> int:
