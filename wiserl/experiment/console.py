@@ -5,6 +5,7 @@ Stdout is left to results: the summary at the end, as a table or (`json=True`) a
 
 from __future__ import annotations
 
+import contextlib
 import json as jsonlib
 import math
 import sys
@@ -170,11 +171,13 @@ class Console:
     def message(self, text: str) -> None:
         """Print a line of its own, above the live table; nothing when quiet."""
         if not self._quiet:
-            self._err.print(text, markup=False)
+            with contextlib.suppress(OSError):  # stderr may be a file on a disk that is full
+                self._err.print(text, markup=False)
 
     def warning(self, text: str) -> None:
         """Print a line that the user should not miss (a runner restarted, say), also when quiet."""
-        self._err.print(f"wiserl: warning: {text}", markup=False, style="yellow")
+        with contextlib.suppress(OSError):  # stderr may be a file on a disk that is full
+            self._err.print(f"wiserl: warning: {text}", markup=False, style="yellow")
 
     def summary(self, values: Mapping[str, Any], run_dir: Path | None = None) -> None:
         """Print how the run went on stdout, and what to do next with its folder. Call it after the `with` block.
@@ -212,7 +215,8 @@ class Console:
             f"{label} {format_value(self._latest[key])}" for key, label in HEADLINES.items() if key in self._latest
         ]
         parts.append(f"{format_seconds(self._seconds_left())} left")
-        self._err.print("  ".join(parts), markup=False)
+        with contextlib.suppress(OSError):  # stderr may be a file on a disk that is full
+            self._err.print("  ".join(parts), markup=False)
 
     def _render(self) -> Group:
         self._bar.update(

@@ -17,8 +17,8 @@ from wiserl.experiment.monitor import Monitor
 from wiserl.experiment.options import preset_for, read_options
 from wiserl.experiment.prepare import prepare, take_folder
 from wiserl.experiment.signals import StopSignals
-from wiserl.run_folder.checkpoint import can_resume
 from wiserl.run_folder.claim import SUMMARY, write_json
+from wiserl.run_folder.inventory import can_resume
 from wiserl.run_folder.metrics import MetricsWriter
 from wiserl.training.gym_runner import GymRunner, GymRunnerArgs
 from wiserl.training.plan import RunConfig
@@ -26,7 +26,7 @@ from wiserl.training.training_agent import TrainingAgent
 from wiserl.training.transform import Transform
 from wiserl.transport.backend import RunnerGroup
 from wiserl.transport.registry import WiseRL
-from wiserl.util.errors import Interrupted, LearnerLost
+from wiserl.util.errors import DiskError, Interrupted, LearnerLost
 
 AGENT = "learner"
 
@@ -52,6 +52,7 @@ def train(algo: AlgoLike, env: EnvLike, *, config: str | Path | Mapping[str, Any
         InputError: something given is wrong; the message names the valid choice.
         EnvError: the env returned something that is not finite.
         Interrupted: a signal asked training to stop; a checkpoint was saved.
+        DiskError: the last checkpoint, rows of metrics or the summary could not be written. On the way that is a warning.
     """
     run, hyper = read_options(algo, env, config, resume, options)
     return Experiment(run, hyper, resume is not None, transform).execute(quiet, json_summary)
@@ -71,7 +72,7 @@ class Experiment:
     """
 
     def __init__(self, run: RunConfig, config: Any, resume: bool, transform: Transform | None = None) -> None:
-        self._begun = time.time()
+        self._begun = time.monotonic()
         self.prepared = prepare(run, config, transform)
         self.run, self.backend, self.resume = self.prepared.run, self.prepared.backend, resume
         self.claimed, self.finished = take_folder(self.prepared, resume)
@@ -79,11 +80,20 @@ class Experiment:
 
     def execute(self, quiet: bool, json_summary: bool) -> dict[str, Any]:
         """Train, evaluate, write the summary."""
-        run, folder = self.run, self.folder
-        if self.finished is not None and self.finished.get("eval_return_mean") is not None:
-            return self._nothing_to_do(self.finished, Console(run.total_steps, quiet, json_summary))
-        with StopSignals() as signals, self.claimed.undo_on_bad_input(), MetricsWriter(folder) as metrics:
-            console = Console(run.total_steps, quiet, json_summary)
+        console = Console(self.run.total_steps, quiet, json_summary)
+        try:
+            if self.finished is not None and self.finished.get("eval_return_mean") is not None:
+                return self._nothing_to_do(self.finished, console)
+            return self._execute(console)
+        except DiskError as error:
+            saved = "what was saved before stays" if can_resume(self.folder) else "nothing was saved"
+            raise DiskError(f"{error}. {saved.capitalize()}: free some room and {self._how_to_go_on()}") from error
+        finally:
+            self.claimed.release()
+
+    def _execute(self, console: Console) -> dict[str, Any]:
+        run, folder, warn = self.run, self.folder, console.warning
+        with StopSignals() as signals, self.claimed.undo_on_bad_input(), MetricsWriter(folder, warn=warn) as metrics:
             with console:
                 if run.preset and not self.resume and preset_for(run.algo, run.env):
                     console.message(
@@ -175,7 +185,7 @@ class Experiment:
     def summarise(self, monitor: Monitor, restarts: int) -> dict[str, Any]:
         """Write `summary.json`; returns what it holds."""
         run, status = self.run, dict(monitor.status)
-        first_update_at = status.pop("first_update_at")
+        first_update_at, since = status.pop("first_update_at"), status.pop("since_first_update")
         summary = {
             **run.names,
             "seed": run.seed,
@@ -185,9 +195,9 @@ class Experiment:
             "runners": run.runners,
             "envs_per_runner": run.envs,
             **status,
-            "wall_seconds": time.time() - self._begun,
+            "wall_seconds": time.monotonic() - self._begun,
             "first_update_at": first_update_at,
-            "first_update_seconds": first_update_at - self._begun if first_update_at else None,
+            "first_update_seconds": None if since is None else monitor.looked_at - self._begun - since,
             **monitor.final,
             "runner_restarts": restarts,
             "learner_restarts": monitor.learner_restarts,
