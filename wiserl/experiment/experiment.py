@@ -80,20 +80,20 @@ class Experiment:
 
     def execute(self, quiet: bool, json_summary: bool) -> dict[str, Any]:
         """Train, evaluate, write the summary."""
-        console = Console(self.run.total_steps, quiet, json_summary)
         try:
-            if self.finished is not None and self.finished.get("eval_return_mean") is not None:
-                return self._nothing_to_do(self.finished, console)
-            return self._execute(console)
+            with StopSignals() as signals:
+                return self._execute(signals, Console(self.run.total_steps, quiet, json_summary))
         except DiskError as error:
             saved = "what was saved before stays" if can_resume(self.folder) else "nothing was saved"
             raise DiskError(f"{error}. {saved.capitalize()}: free some room and {self._how_to_go_on()}") from error
         finally:
             self.claimed.release()
 
-    def _execute(self, console: Console) -> dict[str, Any]:
-        run, folder, warn = self.run, self.folder, console.warning
-        with StopSignals() as signals, self.claimed.undo_on_bad_input(), MetricsWriter(folder, warn=warn) as metrics:
+    def _execute(self, signals: StopSignals, console: Console) -> dict[str, Any]:
+        run, folder = self.run, self.folder
+        if self.finished is not None and self.finished.get("eval_return_mean") is not None:
+            return self._nothing_to_do(self.finished, console)
+        with self.claimed.undo_on_bad_input(), MetricsWriter(folder, warn=console.warning) as metrics:
             with console:
                 if run.preset and not self.resume and preset_for(run.algo, run.env):
                     console.message(

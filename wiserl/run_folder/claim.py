@@ -99,8 +99,16 @@ def claim(name: str, numbered: bool, config: Callable[[Path], dict[str, Any]]) -
             if numbered and foreign_files(path):
                 continue
             refuse_foreign(path)
-            if _create(path / CONFIG, config(path)):
-                return replace(folder, lock=Lock(path))
+            if not (path / CONFIG).exists():
+                folder = replace(folder, lock=Lock(path))
+                try:
+                    created = _create(path / CONFIG, config(path))
+                except BaseException:
+                    folder.release()
+                    raise
+                if created:
+                    return folder
+                folder.release()
         if not numbered:
             break
     raise InputError(f"'{path}' holds a run already: go on with it by --resume {path}, or choose another --run-dir")
