@@ -154,7 +154,8 @@ def test_a_disk_that_stays_full_is_one_error_and_the_checkpoint_before_goes_on(
     disk.full_from = 6
     run = folder / "run"
     with pytest.raises(
-        DiskError, match=r"checkpoint '\S+step_1280' cannot be written: .* MB free\)\. What was saved"
+        DiskError,
+        match=r"checkpoint '\S+step_1280' cannot be written: .* MB free\); the checkpoint of env step 256 stays",
     ) as error:
         wiserl.train("ppo", ENV, run_dir=run, transform=watch, **OPTIONS)
     assert f"free some room and go on with `wiserl train ppo CartPole-v1 --resume {run}`" in str(error.value)

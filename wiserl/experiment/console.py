@@ -5,15 +5,14 @@ Stdout is left to results: the summary at the end, as a table or (`json=True`) a
 
 from __future__ import annotations
 
-import contextlib
 import json as jsonlib
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO, cast
 
 from rich.console import Console as RichConsole
 from rich.console import Group
@@ -21,6 +20,8 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
+
+from wiserl.run_folder.writing import DISK_FULL
 
 FIRST_SECONDS = 2.0
 PLAIN_SECONDS = 5.0
@@ -88,6 +89,34 @@ def _on_terminal(console: RichConsole) -> bool:
     return console.is_terminal and not console.is_dumb_terminal
 
 
+class _Stderr:
+    """Stderr as it is at each moment, until nobody reads it any more: then it says so, once, and drops what is written."""
+
+    def __init__(self, closed: Callable[[], None]) -> None:
+        self._closed: Callable[[], None] | None = closed
+
+    def write(self, text: str) -> int:
+        self._try(lambda: sys.stderr.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(lambda: sys.stderr.flush())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+    def _try(self, action: Callable[[], Any]) -> None:
+        if self._closed is None:
+            return
+        try:
+            action()
+        except OSError as error:  # a pipe whose reader has ended, a terminal that is closed
+            if error.errno in DISK_FULL:  # a log that nobody waits for
+                return
+            closed, self._closed = self._closed, None
+            closed()
+
+
 class Console:
     """Progress of a training run; a context manager. It draws inside `update` only: a breakpoint is left in peace.
 
@@ -95,18 +124,20 @@ class Console:
     5 s, and the last state once more at the end.
     """
 
-    def __init__(self, total_steps: int, quiet: bool = False, json: bool = False) -> None:
+    def __init__(self, total_steps: int, quiet: bool = False, json: bool = False,
+                 closed: Callable[[], None] = lambda: None) -> None:  # fmt: skip
         """Start nothing yet; the display opens with the `with` block.
 
         Args:
             total_steps: env steps at which the run is done.
             quiet: show warnings only; `summary` prints nothing unless `json`.
             json: `summary` prints one line of JSON on stdout instead of a table.
+            closed: called when nobody reads stderr any more.
         """
         self._total_steps = total_steps
         self._quiet = quiet
         self._json = json
-        self._err = RichConsole(file=sys.stderr, highlight=False, soft_wrap=True)
+        self._err = RichConsole(file=cast(TextIO, _Stderr(closed)), highlight=False, soft_wrap=True)
         self._first = (monotonic(), 0)
         self._drawn_at = self._first[0]
         self._plain_seconds = FIRST_SECONDS
@@ -171,13 +202,11 @@ class Console:
     def message(self, text: str) -> None:
         """Print a line of its own, above the live table; nothing when quiet."""
         if not self._quiet:
-            with contextlib.suppress(OSError):  # stderr may be a file on a disk that is full
-                self._err.print(text, markup=False)
+            self._err.print(text, markup=False)
 
     def warning(self, text: str) -> None:
         """Print a line that the user should not miss (a runner restarted, say), also when quiet."""
-        with contextlib.suppress(OSError):  # stderr may be a file on a disk that is full
-            self._err.print(f"wiserl: warning: {text}", markup=False, style="yellow")
+        self._err.print(f"wiserl: warning: {text}", markup=False, style="yellow")
 
     def summary(self, values: Mapping[str, Any], run_dir: Path | None = None) -> None:
         """Print how the run went on stdout, and what to do next with its folder. Call it after the `with` block.
@@ -215,8 +244,7 @@ class Console:
             f"{label} {format_value(self._latest[key])}" for key, label in HEADLINES.items() if key in self._latest
         ]
         parts.append(f"{format_seconds(self._seconds_left())} left")
-        with contextlib.suppress(OSError):  # stderr may be a file on a disk that is full
-            self._err.print("  ".join(parts), markup=False)
+        self._err.print("  ".join(parts), markup=False)
 
     def _render(self) -> Group:
         self._bar.update(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import shutil
@@ -13,6 +14,7 @@ from typing import Generic, TypeVar
 
 from wiserl.util.errors import DiskError
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 QUIET_SECONDS = 60.0
 
 Item = TypeVar("Item")
