@@ -204,4 +204,4 @@ def test_a_kill_at_any_moment_of_saving_leaves_the_checkpoint_before_whole_or_th
     assert len(set(found)) > 1, "the kills came before anything was saved"
     assert len(found) > 10
     # What the killed left lying about is gone after the next save that went through.
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["last", f"step_{now}"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["last", "last.txt", f"step_{now}"]

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from wiserl.run_folder.checkpoint import drop_replay, open_checkpoint, point_to, prune, save_checkpoint
+from wiserl.run_folder.checkpoint import drop_replay, open_checkpoint, save_checkpoint
+from wiserl.run_folder.inventory import point_to, prune
 from wiserl.run_folder.sealed import sealed_text
 from wiserl.util.errors import InputError
 
@@ -95,9 +96,11 @@ def test_weights_that_share_memory_are_saved_by_value(tmp_path, shared):
 
 def test_saving_the_same_step_again_replaces_it_and_leaves_nothing_behind(run):
     folder = run / "checkpoints"
-    save(folder, 100, algo="dqn")
-    assert open_checkpoint(run).manifest["algo"] == "dqn"
-    assert sorted(path.name for path in folder.iterdir()) == ["best", "last", "step_100", "step_50"]
+    save(folder, 100, updates=7)
+    assert open_checkpoint(run).manifest["updates"] == 7
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("best", "best.txt", "last", "last.txt", "step_100", "step_50")
+    ]
 
 
 def test_a_kill_at_any_moment_leaves_the_checkpoint_before_whole(run, monkeypatch):

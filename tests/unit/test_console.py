@@ -157,3 +157,16 @@ def test_values_are_shown_as_people_read_them(value: object, text: str) -> None:
 
 def test_durations_are_shown_in_hours_minutes_seconds() -> None:
     assert [format_seconds(s) for s in (0.2, 61, 36001, float("inf"))] == ["0:00:00", "0:01:01", "10:00:01", "-"]
+
+
+def test_a_log_on_a_full_disk_ends_no_run(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "sys", SimpleNamespace(stderr=Full(), stdout=sys.stdout))
+    with Console(1000) as console:
+        console.message("text")
+        console.warning("text")
+        clock[0] += 100.0
+        console.update(50, {"charts/SPS": 50.0})

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wiserl.run_folder.metrics import MetricsWriter, read_metrics
-from wiserl.util.errors import InputError
+from wiserl.run_folder.writing import AppendFile
+from wiserl.util.errors import DiskError, InputError
 
 
 def write(run_dir: Path, *rows: tuple[int, dict[str, float]], tensorboard: bool = False) -> None:
@@ -137,3 +138,90 @@ def test_what_is_not_finite_is_in_the_table_but_not_in_tensorboard(
     assert events_of(tmp_path) == [(5, "b", 1.0)]
     assert math.isnan(read_metrics(tmp_path)["a"][0])
     assert "NaN or Inf" not in caplog.text
+
+
+class Full:
+    """A disk with room for some bytes more, in place of what `AppendFile` writes to."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def __call__(self, file: AppendFile, piece: bytes) -> None:
+        inner = file._file
+
+        class Short:
+            truncate = inner.truncate
+
+            def write(_, data: bytes) -> int:
+                if not self.room:
+                    raise OSError(28, "No space left on device")
+                done = inner.write(data[: self.room])
+                self.room -= done
+                return done
+
+        file._file = Short()  # type: ignore[assignment]
+        try:
+            self.append(file, piece)
+        finally:
+            file._file = inner
+
+    append = staticmethod(AppendFile.append)
+
+
+def test_rows_that_a_full_disk_refuses_are_written_in_order_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    with MetricsWriter(tmp_path, warn=told.append) as writer:
+        writer.write(10, {"a": 1.0})
+        with monkeypatch.context() as patch:
+            full = Full(room=3)
+            patch.setattr(AppendFile, "append", lambda file, piece: full(file, piece))
+            for step in range(20, 320, 10):
+                writer.write(step, {"a": float(step)})
+        assert (tmp_path / "metrics.csv").read_text() == "env_steps,a\n10,1\n", "no half of a row"
+        writer.write(320, {"a": 3.0, "b": 4.0})
+    assert list(read_metrics(tmp_path)["env_steps"]) == list(range(10, 330, 10))
+    assert [step for step, name, _ in events_of(tmp_path) if name == "a"] == list(range(10, 330, 10))
+    assert len(told) == 2
+    assert "metrics.csv' cannot be written: No space left on device (" in told[0]
+    assert f"TensorBoard events in '{tmp_path}' cannot be written" in told[1]
+
+
+def test_rows_that_can_never_be_written_are_an_error_at_the_end_unless_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AppendFile, "append", lambda file, piece: Full(room=0)(file, piece))
+    with (
+        pytest.raises(DiskError, match=r"metrics\.csv' cannot be written: No space left on device"),
+        MetricsWriter(tmp_path) as writer,
+    ):
+        writer.write(10, {"a": 1.0})
+
+
+def test_what_ended_a_run_is_told_and_not_that_rows_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AppendFile, "append", lambda file, piece: Full(room=0)(file, piece))
+
+    def write_and_fail(writer: MetricsWriter) -> None:
+        writer.write(10, {"a": 1.0})
+        raise KeyError
+
+    with pytest.raises(KeyError), MetricsWriter(tmp_path) as writer:
+        write_and_fail(writer)
+
+
+def test_the_header_that_cannot_be_written_anew_leaves_the_table_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(10, {"a": 1.0})
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_text", refuse)
+            writer.write(20, {"b": 1.0})
+            assert (tmp_path / "metrics.csv").read_text() == "env_steps,a\n10,1\n"
+        writer.write(30, {"a": 3.0})
+    assert (tmp_path / "metrics.csv").read_text() == "env_steps,a,b\n10,1,\n20,,1\n30,3,\n"
+    assert not list(tmp_path.glob(".*"))

@@ -14,7 +14,8 @@ from tests.envs import BoxObs, Chain, DyingAgents
 from tests.fragments import make_fragment
 from tests.plans import make_plan, start
 from wiserl.core.batch import Fragment, count_env_steps
-from wiserl.run_folder.checkpoint import open_checkpoint, point_to, save_checkpoint
+from wiserl.run_folder.checkpoint import open_checkpoint, save_checkpoint
+from wiserl.run_folder.inventory import point_to
 from wiserl.training.gym_runner import GymRunner
 from wiserl.training.plan import TrainPlan
 from wiserl.training.training_agent import TrainingAgent

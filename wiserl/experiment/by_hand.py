@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,8 @@ from wiserl.net.normalize import normalizers
 from wiserl.ops.tensors import to_tensors
 from wiserl.policy.evaluation import evaluate
 from wiserl.policy.policy import Policy
-from wiserl.run_folder.checkpoint import Checkpoint, point_to
+from wiserl.run_folder.checkpoint import Checkpoint
+from wiserl.run_folder.claim import copy_run
 from wiserl.run_folder.metrics import MetricsWriter
 from wiserl.training.gym_runner import GymRunner
 from wiserl.training.training_agent import TrainingAgent
@@ -96,14 +96,15 @@ class RunByHand:
         self._summary: dict[str, Any] | None = None
         self.folder = experiment.folder
         self._wise_rl = WiseRL("local")
+        console = Console(run.total_steps, quiet=True)
         with experiment.claimed.undo_on_bad_input():
-            self._metrics = MetricsWriter(self.folder)
+            self._metrics = MetricsWriter(self.folder, warn=console.warning)
             group = experiment.connect(self._wise_rl, experiment.resume)
         runner, _, self._scope = group.members[0]
         self.runner: GymRunner = runner
         self.learner: TrainingAgent = self._call("itself")
         # Never entered: signals do to the caller's loop what they always do.
-        console, signals = Console(run.total_steps, quiet=True), StopSignals()
+        signals = StopSignals()
         self._monitor = Monitor(run, self.folder, console, self._metrics, signals, local=True)
         if experiment.resume:
             self._monitor.forget_after_checkpoint()
@@ -246,20 +247,14 @@ class RunByHand:
             folder: a new run folder for it (what `wiserl.load` and `resume` take); None: this run's own.
 
         Raises:
-            InputError: `folder` holds a run already, or this run is closed.
+            InputError: `folder` holds a run already, or other files of such names, or this run is closed.
+            DiskError: it could not be written.
         """
         self._check_open("save")
         path = Path(self._call("save"))
         if folder is None or Path(folder).resolve() == self.folder.resolve():
             return path
-        folder = Path(folder)
-        if (folder / "config.json").exists():
-            raise InputError(f"'{folder}' holds a run already: choose another folder to save to")
-        copy = folder / "checkpoints" / path.name
-        shutil.copytree(path, copy)
-        point_to(copy.parent, "last", copy)
-        shutil.copy(self.folder / "config.json", folder)
-        return copy
+        return copy_run(self.folder, path, Path(folder))
 
     def close(self) -> dict[str, Any]:
         """Save, write `summary.json`, close envs and files; returns the summary, also when called again.
@@ -278,8 +273,9 @@ class RunByHand:
     def _release(self) -> None:
         self._closed = True
         self.runner.close()
-        self._metrics.close()
         self._wise_rl.close()
+        self._experiment.claimed.release()
+        self._metrics.close()
 
     def __enter__(self) -> RunByHand:
         return self

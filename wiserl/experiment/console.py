@@ -21,6 +21,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from wiserl.run_folder.writing import DISK_FULL
+
 FIRST_SECONDS = 2.0
 PLAIN_SECONDS = 5.0
 LIVE_SECONDS = 0.5
@@ -108,7 +110,9 @@ class _Stderr:
             return
         try:
             action()
-        except OSError:  # a pipe whose reader has ended, a terminal that is closed
+        except OSError as error:  # a pipe whose reader has ended, a terminal that is closed
+            if error.errno in DISK_FULL:  # a log that nobody waits for
+                return
             closed, self._closed = self._closed, None
             closed()
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import time
 from collections.abc import Mapping
@@ -18,8 +19,9 @@ from wiserl.experiment.monitor import Monitor
 from wiserl.experiment.options import preset_for, read_options
 from wiserl.experiment.prepare import prepare, take_folder
 from wiserl.experiment.signals import StopSignals
-from wiserl.run_folder.checkpoint import can_resume, open_checkpoint
+from wiserl.run_folder.checkpoint import open_checkpoint
 from wiserl.run_folder.claim import SUMMARY, write_json
+from wiserl.run_folder.inventory import can_resume
 from wiserl.run_folder.metrics import MetricsWriter
 from wiserl.training.gym_runner import GymRunner, GymRunnerArgs
 from wiserl.training.plan import RunConfig
@@ -27,7 +29,7 @@ from wiserl.training.training_agent import TrainingAgent
 from wiserl.training.transform import Transform
 from wiserl.transport.backend import RunnerGroup
 from wiserl.transport.registry import WiseRL
-from wiserl.util.errors import HeadLost, Interrupted, LearnerLost
+from wiserl.util.errors import DiskError, HeadLost, Interrupted, LearnerLost
 
 AGENT = "learner"
 
@@ -53,6 +55,7 @@ def train(algo: AlgoLike, env: EnvLike, *, config: str | Path | Mapping[str, Any
         InputError: something given is wrong; the message names the valid choice.
         EnvError: the env returned something that is not finite.
         Interrupted: a signal asked training to stop; a checkpoint was saved.
+        DiskError: the last checkpoint, rows of metrics or the summary could not be written. On the way that is a warning.
     """
     run, hyper = read_options(algo, env, config, resume, options)
     return Experiment(run, hyper, resume is not None, transform).execute(quiet, json_summary)
@@ -72,7 +75,7 @@ class Experiment:
     """
 
     def __init__(self, run: RunConfig, config: Any, resume: bool, transform: Transform | None = None) -> None:
-        self._begun = time.time()
+        self._begun = time.monotonic()
         self.prepared = prepare(run, config, transform)
         self.run, self.backend, self.resume = self.prepared.run, self.prepared.backend, resume
         self.claimed, self.finished = take_folder(self.prepared, resume)
@@ -80,11 +83,20 @@ class Experiment:
 
     def execute(self, quiet: bool, json_summary: bool) -> dict[str, Any]:
         """Train, evaluate, write the summary."""
+        try:
+            with StopSignals() as signals:
+                gone = functools.partial(signals.request, signal.SIGPIPE)
+                return self._execute(signals, Console(self.run.total_steps, quiet, json_summary, closed=gone))
+        except DiskError as error:
+            raise DiskError(f"{error}; {self._what_is_saved()}; free some room and {self._how_to_go_on()}") from error
+        finally:
+            self.claimed.release()
+
+    def _execute(self, signals: StopSignals, console: Console) -> dict[str, Any]:
         run, folder = self.run, self.folder
         if self.finished is not None and self.finished.get("eval_return_mean") is not None:
-            return self._nothing_to_do(self.finished, Console(run.total_steps, quiet, json_summary))
-        with StopSignals() as signals, self.claimed.undo_on_bad_input(), MetricsWriter(folder) as metrics:
-            console = Console(run.total_steps, quiet, json_summary, closed=lambda: signals.request(signal.SIGPIPE))
+            return self._nothing_to_do(self.finished, console)
+        with self.claimed.undo_on_bad_input(), MetricsWriter(folder, warn=console.warning) as metrics:
             with console:
                 if run.preset and not self.resume and preset_for(run.algo, run.env):
                     console.message(
@@ -183,7 +195,7 @@ class Experiment:
     def summarise(self, monitor: Monitor, restarts: int) -> dict[str, Any]:
         """Write `summary.json`; returns what it holds."""
         run, status = self.run, dict(monitor.status)
-        first_update_at = status.pop("first_update_at")
+        first_update_at, since = status.pop("first_update_at"), status.pop("since_first_update")
         summary = {
             **run.names,
             "seed": run.seed,
@@ -193,9 +205,9 @@ class Experiment:
             "runners": run.runners,
             "envs_per_runner": run.envs,
             **status,
-            "wall_seconds": time.time() - self._begun,
+            "wall_seconds": time.monotonic() - self._begun,
             "first_update_at": first_update_at,
-            "first_update_seconds": first_update_at - self._begun if first_update_at else None,
+            "first_update_seconds": None if since is None else monitor.looked_at - self._begun - since,
             **monitor.final,
             "runner_restarts": restarts,
             "learner_restarts": monitor.learner_restarts,

@@ -16,10 +16,12 @@ from wiserl.experiment.signals import StopSignals
 from wiserl.ops.pacing import steps_of_round
 from wiserl.policy.evaluation import run_episodes
 from wiserl.policy.policy import Policy
-from wiserl.run_folder.checkpoint import can_resume, open_checkpoint, point_to
-from wiserl.run_folder.metrics import MetricsWriter, read_metrics
+from wiserl.run_folder.checkpoint import open_checkpoint
+from wiserl.run_folder.inventory import can_resume, named, point_to
+from wiserl.run_folder.metrics import STEP_COLUMN, MetricsWriter, read_metrics
+from wiserl.run_folder.writing import writing
 from wiserl.training.plan import RunConfig
-from wiserl.util.errors import Interrupted
+from wiserl.util.errors import DiskError, Interrupted
 from wiserl.util.seeding import derive_seed
 
 POLL_SECONDS = 0.1
@@ -32,6 +34,7 @@ class Monitor:
 
     Attributes:
         status: the learner's counters as last seen.
+        looked_at: when that was, by `time.monotonic`.
         final: the final evaluation's figures.
         learner_restarts: how often the learner's process had to be replaced.
     """
@@ -47,6 +50,7 @@ class Monitor:
         self._stop_asked_at: float | None = None
         self._best = -math.inf
         self.status: dict[str, Any] = {}
+        self.looked_at = 0.0
         self.final: dict[str, Any] = {"eval_return_mean": None, "eval_return_std": None}
         self.learner_restarts = 0
 
@@ -110,7 +114,7 @@ class Monitor:
                 self._evaluate_on_the_way(Path(event.content), event.env_steps)
                 if self._local:
                     self._call("note_pause", time.monotonic() - begun)
-        self.status = self._call("status")
+        self.status, self.looked_at = self._call("status"), time.monotonic()
         row = {"charts/SPS": self.status["steps_per_second"], "charts/policy_lag_mean": self.status["policy_lag_mean"]}
         if self.status["train_return_mean"] is not None:
             row["charts/episodic_return"] = self.status["train_return_mean"]
@@ -150,13 +154,22 @@ class Monitor:
         self._metrics.write(env_steps, {f"eval/{name}": value for name, value in figures.items()})
         self._console.update(env_steps, {_EVAL: mean})
         if mean >= self._best and path.exists():
-            self._best = mean
-            point_to(self._checkpoints, "best", path)
+            self._name_best(path, mean)
         return figures
+
+    def _name_best(self, path: Path, mean: float) -> None:
+        try:
+            with writing("what names the best checkpoint,", self._checkpoints / "best.txt"):
+                point_to(self._checkpoints, "best", path)
+        except DiskError as error:
+            self._console.warning(f"{error}; `best` stays what it was")
+        else:
+            self._best = mean
 
     def evaluate_final(self) -> None:
         """Evaluate the last checkpoint, over other episodes than any evaluation on the way."""
-        path, env_steps = (self._checkpoints / "last").resolve(), self.status["env_steps"]
+        path, env_steps = named(self._checkpoints, "last"), self.status["env_steps"]
+        assert path is not None
         self._console.message(f"evaluating the final policy over {self._run.eval_episodes} episodes")
         figures = self._evaluate(path, env_steps, derive_seed(self._run.seed, "final evaluation", env_steps))
         self.final = {f"eval_{name}": value for name, value in figures.items()}
@@ -173,5 +186,11 @@ class Monitor:
         steps = open_checkpoint(self._folder, "last").manifest["env_steps"] if can_resume(self._folder) else -1
         self._metrics.truncate_after(steps)
         self._console.begin_at(max(steps, 0))
-        evaluations = read_metrics(self._folder).get(_EVAL, np.array([]))
-        self._best = float(np.max(evaluations[np.isfinite(evaluations)], initial=-math.inf))
+        metrics = read_metrics(self._folder)
+        evaluations = metrics.get(_EVAL, np.array([]))
+        evaluated = np.isfinite(evaluations)
+        self._best = float(np.max(evaluations[evaluated], initial=-math.inf))
+        if named(self._checkpoints, "best") is None and evaluated.any():  # a copy without links: find it again
+            path = self._checkpoints / f"step_{int(metrics[STEP_COLUMN][evaluations == self._best][-1])}"
+            if path.is_dir():
+                self._name_best(path, self._best)

@@ -2,22 +2,25 @@
 
     checkpoints/
       step_50000/           manifest.json, weights.safetensors, state.pt, replay.safetensors (where it is saved)
-      last -> step_50000    what training resumes from
-      best -> step_40000    the highest evaluation so far
+      last.txt, last        what training resumes from
+      best.txt, best        the highest evaluation so far
 
-A checkpoint is written under another name and renamed, and `last` and `best` are links replaced in one step, so that a kill
-at any moment leaves the previous one whole. Nothing in it is pickled code: weights are safetensors, `state.pt` is loaded
-with `weights_only=True`. The manifest has the hashes of the other files and, from format 2 on, its own.
+A checkpoint is written under another name and renamed, and what `last` and `best` name (`inventory`) is replaced in one step, so
+that a kill at any moment, or a full disk, leaves the previous one whole. Nothing in it is pickled code: weights are safetensors,
+`state.pt` is loaded with `weights_only=True`. The manifest has the hashes of the other files and, from format 2 on, its own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import io
 import json
 import os
+import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +31,10 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
+from wiserl.run_folder.inventory import NAMES, is_written_by, named, step_aside, steps
 from wiserl.run_folder.manifest import check_manifest
 from wiserl.run_folder.sealed import UNSEALED, read_sealed, sealed_text
+from wiserl.run_folder.writing import writing
 from wiserl.util.errors import InputError, nearest
 from wiserl.util.version import __version__
 
@@ -72,55 +77,69 @@ class Checkpoint:
 
 def save_checkpoint(folder: Path, manifest: Mapping[str, Any], weights: Mapping[str, torch.Tensor], state: Mapping[str, Any],
                     replay: Mapping[str, Any] | None) -> Path:  # fmt: skip
-    """Write `folder/step_N` (N: the manifest's env_steps), whole or not at all; returns its path."""
+    """Write `folder/step_N` (N: the manifest's env_steps), whole or not at all; returns its path.
+
+    Raises:
+        DiskError: it could not be written, or something that is no checkpoint of this run has its place.
+    """
     path = folder / f"step_{manifest['env_steps']}"
     partial = folder / f".{path.name}.{os.getpid()}.partial"
+    with writing("checkpoint", path):
+        try:
+            _write_files(partial, manifest, weights, state, replay)
+            _put_in_place(partial, path, manifest)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)  # the disk may be full
+            raise
+    return path
+
+
+def _write_files(partial: Path, manifest: Mapping[str, Any], weights: Mapping[str, torch.Tensor], state: Mapping[str, Any],
+                 replay: Mapping[str, Any] | None) -> None:  # fmt: skip
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     # Cloned: safetensors refuses tensors that share memory, and policy and value of an image policy share a network.
-    safetensors.torch.save_file(
-        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}, partial / _WEIGHTS
-    )
-    torch.save(dict(state), partial / _STATE)
+    with _errors_of_safetensors():
+        safetensors.torch.save_file(
+            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}, partial / _WEIGHTS
+        )
+    content = io.BytesIO()  # torch's own writer does not say why it could not write
+    torch.save(dict(state), content)
+    (partial / _STATE).write_bytes(content.getbuffer())
     if replay is not None:
         arrays = {name: np.ascontiguousarray(value) for name, value in replay.items() if isinstance(value, np.ndarray)}
         plain = {name: value for name, value in replay.items() if name not in arrays}
-        safetensors.numpy.save_file(arrays, partial / _REPLAY, metadata={"plain": json.dumps(plain)})
+        with _errors_of_safetensors():
+            safetensors.numpy.save_file(arrays, partial / _REPLAY, metadata={"plain": json.dumps(plain)})
     files = {file.name: {"bytes": file.stat().st_size, "blake2b": _digest(file)} for file in sorted(partial.iterdir())}
     text = sealed_text({"format": FORMAT, "wiserl": __version__, **manifest, "files": files})
     (partial / _MANIFEST).write_text(text, encoding="utf-8")
     for file in partial.glob("*.safetensors"):
         shutil.copymode(partial / _MANIFEST, file)  # safetensors lets nobody else read its files
-    if path.exists():
-        # Same step, written anew (resumed and stopped at once, say): the old one steps aside for an instant.
-        aside = folder / f".{path.name}.{os.getpid()}.old"
-        path.rename(aside)
+
+
+def _put_in_place(partial: Path, path: Path, manifest: Mapping[str, Any]) -> None:
+    if not os.path.lexists(path):
         partial.rename(path)
-        shutil.rmtree(aside)
-    else:
-        partial.rename(path)
-    return path
+        return
+    if not is_written_by(path, dict(manifest)):
+        raise OSError(errno.EEXIST, "something that is no checkpoint of this run has its place; move that away")
+    # Same step, written anew (resumed and stopped at once, say): the old one steps aside for an instant.
+    aside = step_aside(path)
+    partial.rename(path)
+    shutil.rmtree(aside)
 
 
-def point_to(folder: Path, name: str, path: Path) -> None:
-    """Make the link `folder/name` name the checkpoint `path`, in one step."""
-    link = folder / f".{name}.{os.getpid()}"
-    link.unlink(missing_ok=True)
-    link.symlink_to(path.name)
-    link.replace(folder / name)
-
-
-def prune(folder: Path, keep: int, needed: Collection[str] = ()) -> None:
-    """Remove all but the newest `keep` checkpoints, those `last` and `best` name and those in `needed` (folder names), and
-    what killed runs left unfinished.
-    """
-    named = {(folder / name).resolve() for name in ("last", "best")}
-    steps = sorted(_steps(folder), key=lambda path: int(path.name[5:]))
-    for path in steps[: max(len(steps) - keep, 0)]:
-        if path.resolve() not in named and path.name not in needed:
-            shutil.rmtree(path)
-    for path in folder.glob(".*.partial"):
-        shutil.rmtree(path, ignore_errors=True)
+@contextlib.contextmanager
+def _errors_of_safetensors() -> Iterator[None]:
+    """Its errors of the disk, as Python's."""
+    try:
+        yield
+    except safetensors.SafetensorError as error:
+        code = re.search(r"(?:os error|code:) (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
 def drop_replay(path: Path) -> None:
@@ -148,6 +167,8 @@ def open_checkpoint(where: Path | str, which: str = "last") -> Checkpoint:
         InputError: it is missing, half-written, corrupt or of another format; the message says which exist.
     """
     where = Path(where)
+    if where.name in NAMES and where.parent.name == "checkpoints" and where.with_name(f"{where.name}.txt").is_file():
+        where, which = where.parent.parent, where.name
     if (where / _MANIFEST).exists():
         return _check(where)
     folder = where / "checkpoints"
@@ -155,22 +176,13 @@ def open_checkpoint(where: Path | str, which: str = "last") -> Checkpoint:
         raise InputError(
             f"'{where}' is neither a run folder nor a checkpoint: it has no checkpoints/ and no {_MANIFEST}"
         )
-    path = folder / (which if which in ("last", "best") else f"step_{which}")
-    if not path.exists():
-        names = [*(n for n in ("last", "best") if (folder / n).exists()), *(p.name[5:] for p in _steps(folder))]
-        raise InputError(f"no checkpoint '{which}' in '{folder}': {nearest(which, names)}")
+    path = named(folder, which) if which in NAMES else folder / f"step_{which}"
+    if path is None or not path.exists():
+        gone = f": it names {path.name}, which is not there" if path is not None and which in NAMES else ""
+        there = [name for name in NAMES if (found := named(folder, name)) is not None and found.exists()]
+        valid = nearest(which, [*there, *(path.name[5:] for path in steps(folder))])
+        raise InputError(f"no checkpoint '{which}' in '{folder}'{gone}: {valid}")
     return _check(path.resolve())
-
-
-def can_resume(run_dir: Path) -> bool:
-    """Whether a run folder names a checkpoint to resume from; a run that was ended before its first one does not."""
-    return os.path.lexists(
-        run_dir / "checkpoints" / "last"
-    )  # a link to nothing is an error to be told, not a fresh start
-
-
-def _steps(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("step_*") if path.name[5:].isdigit()]
 
 
 def _check(path: Path) -> Checkpoint:

@@ -8,14 +8,17 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from wiserl.run_folder.checkpoint import can_resume, open_checkpoint
+from wiserl.run_folder.checkpoint import open_checkpoint
+from wiserl.run_folder.inventory import can_resume, named, point_to
+from wiserl.run_folder.lock import Lock
 from wiserl.run_folder.sealed import UNSEALED, read_sealed, sealed_text
+from wiserl.run_folder.writing import partial_text, write_text, writing
 from wiserl.util.errors import InputError
 
 CONFIG, SUMMARY = "config.json", "summary.json"
@@ -46,6 +49,7 @@ class RunFolder:
         checkpoint: the last checkpoint at that time, if there was one.
         made: the folder and those above it, as far as they were not there.
         found: what was in the folder.
+        lock: keeps others from training in the folder.
     """
 
     path: Path
@@ -53,12 +57,13 @@ class RunFolder:
     checkpoint: Path | None = None
     made: tuple[Path, ...] = ()
     found: frozenset[Path] = frozenset()
+    lock: Lock | None = None
 
     @contextlib.contextmanager
     def undo_on_bad_input(self) -> Iterator[None]:
         """After an InputError inside, the folder of a new run is given back, unless something was saved, so that the corrected
         command finds it free. However a resumed run ends, `config.json` is what it was if nothing was saved since: it always
-        tells of the checkpoints there are.
+        tells of the checkpoints there are. After any error others may train in the folder.
         """
         try:
             yield
@@ -68,9 +73,16 @@ class RunFolder:
                     write_json(self.path / CONFIG, self.before)
             elif isinstance(error, InputError) and not can_resume(self.path):
                 self._give_back()
+            self.release()
             raise
 
+    def release(self) -> None:
+        """Let others train in the folder."""
+        if self.lock is not None:
+            self.lock.release()
+
     def _give_back(self) -> None:
+        self.release()
         for path in {path for name in _OURS for path in self.path.glob(name)} - self.found:
             if path.is_dir():
                 shutil.rmtree(path)
@@ -90,20 +102,48 @@ def claim(name: str, numbered: bool, config: Callable[[Path], dict[str, Any]]) -
         config: what `config.json` is to hold, given the folder.
 
     Raises:
-        InputError: the folder holds a run already, and is not `numbered`.
+        InputError: the folder holds a run already, and is not `numbered`; or it holds something that a run would write over.
+        DiskError: nothing can be written there.
     """
     for number in itertools.count(1):
         path = Path(name if number == 1 else f"{name}-{number}")
         if number > 1 and path.exists():
             continue
         made = tuple(folder for folder in (path, *path.parents) if not folder.exists())
-        path.mkdir(parents=True, exist_ok=True)
-        folder = RunFolder(path, made=made, found=frozenset(path.iterdir()))
-        if _create(path / CONFIG, config(path)):
-            return folder
+        with writing("run folder", path):
+            path.mkdir(parents=True, exist_ok=True)
+            folder = RunFolder(path, made=made, found=frozenset(path.iterdir()))
+            if numbered and foreign_files(path):
+                continue
+            refuse_foreign(path)
+            if not (path / CONFIG).exists():
+                folder = replace(folder, lock=Lock(path))
+                try:
+                    created = _create(path / CONFIG, config(path))
+                except BaseException:
+                    folder.release()
+                    raise
+                if created:
+                    return folder
+                folder.release()
         if not numbered:
             break
     raise InputError(f"'{path}' holds a run already: go on with it by --resume {path}, or choose another --run-dir")
+
+
+def foreign_files(path: Path) -> list[str]:
+    """What a folder that holds no run has under the names of a run's files."""
+    taken = sorted({found.name for name in _OURS for found in path.glob(name)})
+    return [] if CONFIG in taken else taken
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise InputError if a folder holds no run, but something that a run would write over or remove."""
+    if taken := foreign_files(path):
+        raise InputError(
+            f"'{path}' is no run folder, but holds {', '.join(taken)}, which a run would write over: choose another --run-dir, or "
+            "move that away"
+        )
 
 
 def finished_summary(path: Path, total_steps: int) -> dict[str, Any] | None:
@@ -122,18 +162,50 @@ def reopen(path: Path, config: dict[str, Any], finished: bool = False) -> RunFol
     """The folder of a run that goes on, with a new `config.json`, or as it is if there is nothing left to do.
 
     Raises:
-        InputError: the run has another transform.
+        InputError: the run has another transform, or is being trained by another process; or its checkpoints are gone.
     """
-    before = read_config(path)
+    lock = Lock(path)
+    try:
+        before = read_config(path)
+        _check_resumable(path, before, config)
+        checkpoint = _last_checkpoint(path)
+        if not finished:
+            write_json(path / CONFIG, config)
+    except BaseException:
+        lock.release()
+        raise
+    return RunFolder(path, before, checkpoint, lock=lock)
+
+
+def _check_resumable(path: Path, before: dict[str, Any], config: dict[str, Any]) -> None:
     if before.get("transform") != config["transform"]:
         raise InputError(
             f"the run in '{path}' has transform={before.get('transform')}, not {config['transform']}: resume it from Python with "
             "the transform it was begun with"
         )
-    checkpoint = _last_checkpoint(path)
-    if not finished:
-        write_json(path / CONFIG, config)
-    return RunFolder(path, before, checkpoint)
+    if not can_resume(path) and (path / SUMMARY).exists():
+        raise InputError(
+            f"the run in '{path}' has been trained, as its {SUMMARY} tells, but has no checkpoint: put its checkpoints/ back, or "
+            "train anew with another --run-dir"
+        )
+
+
+def copy_run(path: Path, checkpoint: Path, to: Path) -> Path:
+    """A new run folder `to` with one checkpoint of the run in `path`; returns that of the copy.
+
+    Raises:
+        InputError: the folder holds a run already, or something that a run would write over.
+        DiskError: it could not be written.
+    """
+    if (to / CONFIG).exists():
+        raise InputError(f"'{to}' holds a run already: choose another folder to save to")
+    refuse_foreign(to)
+    copy = to / "checkpoints" / checkpoint.name
+    with writing("checkpoint", copy):
+        shutil.copytree(checkpoint, copy)
+        point_to(copy.parent, "last", copy)
+        shutil.copy(path / CONFIG, to)
+    return copy
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -152,14 +224,23 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def _text(value: dict[str, Any]) -> str:
+    return sealed_text(value) if value.get("format", UNSEALED) != UNSEALED else json.dumps(value, indent=2)
+
+
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Whole or not at all, whenever the program is killed."""
-    _write_partial(path, value).replace(path)
+    """Whole or not at all, whenever the program is killed.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    with writing("the file", path):
+        write_text(path, _text(value))
 
 
 def _create(path: Path, value: dict[str, Any]) -> bool:
     """Write a file that is not there yet, whole or not at all; whether it was not there."""
-    partial = _write_partial(path, value)
+    partial = partial_text(path, _text(value))
     try:
         os.link(partial, path)
     except FileExistsError:
@@ -173,12 +254,6 @@ def _create(path: Path, value: dict[str, Any]) -> bool:
     return True
 
 
-def _write_partial(path: Path, value: dict[str, Any]) -> Path:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    is_sealed = value.get("format", UNSEALED) != UNSEALED
-    partial.write_text(sealed_text(value) if is_sealed else json.dumps(value, indent=2), encoding="utf-8")
-    return partial
-
-
 def _last_checkpoint(path: Path) -> Path | None:
-    return (path / "checkpoints" / "last").resolve() if can_resume(path) else None
+    last = named(path / "checkpoints", "last")
+    return last.resolve() if last is not None else None

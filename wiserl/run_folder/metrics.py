@@ -6,25 +6,29 @@ so that curves of both can be laid over each other. Rows are keyed by `env_steps
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
+import logging
 import math
-import os
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wiserl.util.errors import InputError
-
-if TYPE_CHECKING:
-    from tensorboardX import SummaryWriter
+from wiserl.run_folder.events import EventFile
+from wiserl.run_folder.writing import AppendFile, Backlog, write_text, writing
+from wiserl.util.errors import DiskError, InputError
 
 METRICS_FILE = "metrics.csv"
 STEP_COLUMN = "env_steps"
+
+_Item: TypeAlias = tuple[int, dict[str, float]]  # env steps, and values by name
+
+log = logging.getLogger("wiserl")
 
 
 def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
@@ -66,62 +70,72 @@ class MetricsWriter:
     """Appends rows of metrics to `metrics.csv` and to TensorBoard events of a run folder; a context manager.
 
     Opening a folder that has metrics already goes on where they end. Columns may appear at any row: the file is then
-    written anew with the longer header, under a temporary name first, so that no kill loses a row. Each row is flushed.
+    written anew with the longer header, under a temporary name first, so that no kill loses a row. Each row is on its way to
+    the disk when `write` returns. One that cannot be written, since the disk is full, waits for the next.
     """
 
-    def __init__(self, run_dir: Path, tensorboard: bool = True) -> None:
+    def __init__(self, run_dir: Path, tensorboard: bool = True, warn: Callable[[str], None] = log.warning) -> None:
         """Open or create the metrics of `run_dir` (made if need be).
 
         Args:
             run_dir: the run folder.
             tensorboard: also write event files; they are opened at the first row.
+            warn: told, once, when rows cannot be written.
 
         Raises:
             InputError: the folder holds a `metrics.csv` that is not wiserl's.
+            DiskError: nothing can be written there.
         """
-        run_dir.mkdir(parents=True, exist_ok=True)
-        self._run_dir = run_dir
-        self._path = run_dir / METRICS_FILE
-        self._columns, rows = _read_rows(self._path) if self._path.exists() else ([STEP_COLUMN], [])
-        self._file: TextIO = self._rewrite(rows)
-        self._tensorboard = tensorboard
-        self._events: SummaryWriter | None = None
-        self._purge_step: int | None = None
+        self._run_dir = run_dir.absolute()
+        self._path = self._run_dir / METRICS_FILE
+        self._file: AppendFile | None = None
+        with writing("metrics", self._path):
+            run_dir.mkdir(parents=True, exist_ok=True)
+            columns, rows = _read_rows(self._path) if self._path.exists() else ([STEP_COLUMN], [])
+            self._rewrite(columns, rows)
+        self._events = EventFile(self._run_dir) if tensorboard else None
+        self._rows = Backlog(self._append_row, warn)
+        self._event_rows = Backlog(self._append_events, warn)
 
     def write(self, env_steps: int, row: Mapping[str, float]) -> None:
         """Append one row: name to value, at `env_steps` env steps over all runners. Values may be NaN or infinite."""
-        new = [name for name in row if name not in self._columns]
-        if new:
-            self._file.close()
-            _, rows = _read_rows(self._path)
-            self._columns = self._columns + new
-            self._file = self._rewrite(rows)
-        cells: list[str | int] = [f"{float(row[name]):.9g}" if name in row else "" for name in self._columns[1:]]
-        csv.writer(self._file, lineterminator="\n").writerow([int(env_steps), *cells])
-        self._file.flush()
-        if self._tensorboard:
-            events = self._open_events()
-            for name, value in row.items():
-                if math.isfinite(value):  # it warns of all others
-                    events.add_scalar(name, float(value), int(env_steps))
+        item = int(env_steps), dict(row)
+        self._rows.add(item)
+        if self._events is not None:
+            self._event_rows.add(item)
 
     def truncate_after(self, env_steps: int) -> None:
         """Drop the rows later than `env_steps`: what goes on from there writes them again.
 
         TensorBoard is told to hide the events it has from there on, which it heeds at the start of a file: the next row
         opens a new one.
-        """
-        self.close()
-        _, rows = _read_rows(self._path)
-        self._file = self._rewrite([row for row in rows if int(row[STEP_COLUMN]) <= env_steps])
-        self._purge_step = env_steps + 1
 
-    def close(self) -> None:
-        """Close both files; all that was written is on disk after it."""
-        self._file.close()
+        Raises:
+            DiskError: `metrics.csv` cannot be written anew.
+        """
+        for waiting in (self._rows, self._event_rows):
+            waiting.keep(lambda item: item[0] <= env_steps)
+        columns, rows = _read_rows(self._path)
+        with writing("metrics", self._path):
+            self._rewrite(columns, [row for row in rows if int(row[STEP_COLUMN]) <= env_steps])
         if self._events is not None:
             self._events.close()
-            self._events = None
+            self._events = EventFile(self._run_dir, purge_from=env_steps + 1)
+
+    def close(self) -> None:
+        """Close both files; all that was written is on disk after it.
+
+        Raises:
+            DiskError: rows wait that still cannot be written. The files are closed all the same.
+        """
+        try:
+            self._rows.flush()
+            self._event_rows.flush()
+        finally:
+            if self._file is not None:
+                self._file.close()
+            if self._events is not None:
+                self._events.close()
 
     def __enter__(self) -> MetricsWriter:
         return self
@@ -129,26 +143,34 @@ class MetricsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # What ended the run is to be told, and not that rows wait: of them there was a warning.
+        with contextlib.suppress(DiskError) if error is not None else contextlib.nullcontext():
+            self.close()
 
-    def _rewrite(self, rows: list[dict[str, str]]) -> TextIO:
-        """Write header and rows to a temporary file, put it in place, and return it opened for appending."""
-        temporary = self._path.with_suffix(".csv.tmp")
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, self._columns, restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, self._path)
-        return self._path.open("a", encoding="utf-8", newline="")
+    def _append_row(self, item: _Item) -> None:
+        env_steps, row = item
+        with writing("a row of", self._path):
+            new = [name for name in row if name not in self._columns]
+            if new:
+                self._rewrite(self._columns + new, _read_rows(self._path)[1])
+            line = io.StringIO()
+            cells: list[str | int] = [f"{float(row[name]):.9g}" if name in row else "" for name in self._columns[1:]]
+            csv.writer(line, lineterminator="\n").writerow([env_steps, *cells])
+            assert self._file is not None
+            self._file.append(line.getvalue().encode())
 
-    def _open_events(self) -> SummaryWriter:
-        if self._events is None:
-            # Imported here since it imports torch, which `import wiserl` and the command line's help must not pay for.
-            from tensorboardX import SummaryWriter
+    def _append_events(self, item: _Item) -> None:
+        assert self._events is not None
+        with writing("TensorBoard events in", self._run_dir):
+            self._events.write(*item)
 
-            # Its own file names count whole seconds: a quick resume would write over the events it continues.
-            suffix = f".{time.time_ns()}"
-            self._events = SummaryWriter(
-                str(self._run_dir), purge_step=self._purge_step, flush_secs=10, filename_suffix=suffix
-            )
-        return self._events
+    def _rewrite(self, columns: list[str], rows: list[dict[str, str]]) -> None:
+        """Put a file with this header and these rows in the place of the old one, and open it for appending."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self._path, text.getvalue())
+        if self._file is not None:
+            self._file.close()
+        self._file, self._columns = AppendFile(self._path), columns

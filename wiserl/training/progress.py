@@ -47,7 +47,8 @@ class Progress:
         self._clock: tuple[float, int] | None = None  # when the first round was done, and its env steps
         self._last_round = time.monotonic()
         self._paused = 0.0
-        self._first_update_at: float | None = None
+        self._first_update_at: float | None = None  # a time stamp
+        self._first_update: float | None = None  # the same on the clock that cannot be set
 
     def note_lag(self, lag: int) -> None:
         """Count a fragment that is learned from and is so many versions old."""
@@ -66,7 +67,7 @@ class Progress:
             self._clock = (now, self._algorithm.env_steps)
         self._last_round = now
         if self._first_update_at is None and self._algorithm.updates:
-            self._first_update_at = time.time()
+            self._first_update_at, self._first_update = time.time(), now
         for key, value in logs.items():
             self._sums.setdefault(key, []).append(value)
         returns = fragment.get("episode_return", ())
@@ -112,6 +113,7 @@ class Progress:
             "policy_lag_max": self._lag.largest,
             "fragments_dropped": self._dropped,
             "first_update_at": self._first_update_at,
+            "since_first_update": None if self._first_update is None else time.monotonic() - self._first_update,
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -38,8 +38,8 @@ class Learning:
         self.watch = DivergenceWatch(algorithm, plan.algo.name)
         self.progress = Progress(algorithm)
         self.positions = Positions()
-        self.saver = Saver(plan, algorithm, self.watch, self.progress, self.positions)
-        self.events: list[Event] = self.saver.told
+        self.events: list[Event] = []
+        self.saver = Saver(plan, algorithm, self.watch, self.progress, self.positions, self.events)
         self.stop_asked = False
         self.next_row = algorithm.env_steps + plan.log_every
         self._checked: set[int] = set()
@@ -152,9 +152,7 @@ class TrainingAgent(Agent):
         at_end = algorithm.env_steps >= self.plan.total_steps
         self.stop = self.stop or at_end or learning.stop_asked
         self._sync_model()
-        to_evaluate = learning.saver.save_if_due()
-        if to_evaluate is not None:
-            learning.events.append(Event("evaluate", algorithm.env_steps, str(to_evaluate)))
+        learning.saver.save_if_due()
         if at_end or algorithm.env_steps >= learning.next_row:
             learning.next_row = algorithm.env_steps + self.plan.log_every
             learning.events.append(Event("metrics", algorithm.env_steps, learning.progress.row()))
@@ -196,7 +194,8 @@ class TrainingAgent(Agent):
 
     def drain(self) -> list[Event]:
         """Events since the last call."""
-        events, self.learning.events = self.learning.events, []
+        events = list(self.learning.events)
+        self.learning.events.clear()
         return events
 
     def status(self) -> dict[str, Any]:

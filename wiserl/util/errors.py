@@ -22,6 +22,10 @@ class Diverged(WiserlError):
     """A loss, gradient or weight is no finite number any more, and nothing is saved of it. The command line exits with 1."""
 
 
+class DiskError(WiserlError):
+    """A file could not be written, since the disk is full, say. The command line exits with 1."""
+
+
 class WaitTimeout(WiserlError):
     """Something that was waited for did not come; the message says what, how long, and what to do."""
 
