@@ -14,12 +14,13 @@ from wiserl.core.actions import ActionCodec
 from wiserl.core.config import make_config
 from wiserl.core.masks import ENTRY, split_observation
 from wiserl.core.memory import RowMemory
-from wiserl.core.spaces import check_observation, observation_zeros, write_observation
+from wiserl.core.spaces import check_observation, observation_zeros, with_text_keys, write_observation
 from wiserl.core.spec import EnvSpec
 from wiserl.core.tree import Array, Nested, leading_axes
 from wiserl.run_folder.checkpoint import Checkpoint, open_checkpoint
 from wiserl.util.device import check_device
 from wiserl.util.errors import EnvError, InputError
+from wiserl.util.paths import as_path
 
 
 class Policy:
@@ -98,6 +99,7 @@ class Policy:
                     )
                 obs, mask = split_observation(self.spec, obs, self.spec.agents[0])
             valid = None if mask is None else self._valid(mask)
+            obs = with_text_keys(self.spec.observation_space, obs)
             check_observation(self.spec.observation_space, obs, self.spec.agents[0])
             buffers = observation_zeros(self.spec.observation_space, (1, 1))
             write_observation(self.spec.observation_space, buffers, (0, 0), obs)
@@ -142,4 +144,4 @@ def load(run_dir: str | Path, checkpoint: str = "last", device: str = "cpu") -> 
     Raises:
         InputError: no such run, checkpoint or device, or it is corrupt.
     """
-    return Policy(open_checkpoint(run_dir, checkpoint), device)
+    return Policy(open_checkpoint(as_path(run_dir, "run_dir"), checkpoint), device)

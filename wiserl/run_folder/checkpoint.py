@@ -143,8 +143,9 @@ def open_checkpoint(where: Path | str, which: str = "last") -> Checkpoint:
         raise InputError(
             f"'{where}' is neither a run folder nor a checkpoint: it has no checkpoints/ and no {_MANIFEST}"
         )
+    which = str(which)  # a number of env steps may be given as one
     path = folder / (which if which in ("last", "best") else f"step_{which}")
-    if not path.exists():
+    if path.name not in ("last", "best", *(step.name for step in _steps(folder))) or not path.exists():
         names = [*(n for n in ("last", "best") if (folder / n).exists()), *(p.name[5:] for p in _steps(folder))]
         raise InputError(f"no checkpoint '{which}' in '{folder}': {nearest(which, names)}")
     return _check(path.resolve())
@@ -164,7 +165,8 @@ def _steps(folder: Path) -> list[Path]:
 def _check(path: Path) -> Checkpoint:
     advice = "choose another with --checkpoint, or train again"
     if not (path / _MANIFEST).is_file():
-        raise InputError(f"checkpoint '{path}' is incomplete: it has no {_MANIFEST}; {advice}")
+        lacks = f"it has no {_MANIFEST}" if path.is_dir() else "it is no folder"
+        raise InputError(f"checkpoint '{path}' is incomplete: {lacks}; {advice}")
     try:
         manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
         files = dict(manifest["files"])

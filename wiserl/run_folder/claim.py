@@ -59,9 +59,7 @@ class RunFolder:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-        for folder in self.made:
-            with contextlib.suppress(OSError):  # somebody else has put something there
-                folder.rmdir()
+        _remove_empty(self.made)
 
 
 def claim(name: str, numbered: bool, config: Callable[[Path], dict[str, Any]]) -> RunFolder:
@@ -73,20 +71,43 @@ def claim(name: str, numbered: bool, config: Callable[[Path], dict[str, Any]]) -
         config: what `config.json` is to hold, given the folder.
 
     Raises:
-        InputError: the folder holds a run already, and is not `numbered`.
+        InputError: the folder holds a run already, and is not `numbered`; or it cannot be made or written.
     """
     for number in itertools.count(1):
         path = Path(name if number == 1 else f"{name}-{number}")
         if number > 1 and path.exists():
             continue
-        made = tuple(folder for folder in (path, *path.parents) if not folder.exists())
-        path.mkdir(parents=True, exist_ok=True)
-        folder = RunFolder(path, made=made, found=frozenset(path.iterdir()))
-        if _create(path / CONFIG, config(path)):
+        made: tuple[Path, ...] = ()
+        try:
+            made = tuple(folder for folder in (path, *path.parents) if not folder.exists())
+            path.mkdir(parents=True, exist_ok=True)
+            folder = RunFolder(path, made=made, found=frozenset(path.iterdir()))
+            created = _create(path / CONFIG, config(path))
+        except (OSError, ValueError) as error:
+            _remove_empty(made)
+            raise InputError(
+                f"run folder '{path}' cannot be made: {_reason(path, error)}; choose another --run-dir"
+            ) from None
+        if created:
             return folder
         if not numbered:
             break
     raise InputError(f"'{path}' holds a run already: go on with it by --resume {path}, or choose another --run-dir")
+
+
+def _remove_empty(folders: tuple[Path, ...]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError, ValueError):  # somebody else has put something there
+            folder.rmdir()
+
+
+def _reason(path: Path, error: OSError | ValueError) -> str:
+    for part in (path, *path.parents) if isinstance(error, FileExistsError | NotADirectoryError) else ():
+        if part.is_symlink() and not part.exists():
+            return f"'{part}' is a link to nothing"
+        if part.exists() and not part.is_dir():
+            return f"'{part}' is a file"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def finished_summary(path: Path, total_steps: int) -> dict[str, Any] | None:
