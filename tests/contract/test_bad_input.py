@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from wiserl.cli.main import main
+from wiserl.run_folder.claim import claim
+from wiserl.util.errors import InputError
 
 # Arguments, and what the line has to say: what was given, and what would do.
 BAD: list[tuple[str, list[str]]] = [
@@ -146,3 +148,30 @@ def told(
     assert shown.err.startswith("wiserl: error: ")
     assert shown.err.count(os.linesep) == 1
     return shown.err
+
+
+def test_a_run_folder_that_is_a_link_to_nothing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "link").symlink_to("nothing")
+    for name in ("link", "link/below"):
+        line = told(["train", "ppo", "CartPole-v1", "--run-dir", name], tmp_path, monkeypatch, capsys)
+        assert "'link' is a link to nothing; choose another --run-dir" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+@pytest.mark.parametrize("name", ["mine", "mine/below"])
+def test_a_run_folder_that_may_not_be_written_is_refused(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir(mode=0o500)
+    nobody = 65534
+    is_root = os.geteuid() == 0
+    try:
+        if is_root:
+            os.seteuid(nobody)
+        with pytest.raises(InputError, match="cannot be made: Permission denied; choose another --run-dir"):
+            claim(str(tmp_path / name), False, lambda path: {})
+    finally:
+        if is_root:
+            os.seteuid(0)
+    assert list(folder.iterdir()) == []

@@ -141,7 +141,7 @@ def test_what_is_not_finite_is_in_the_table_but_not_in_tensorboard(
 
 @pytest.mark.parametrize(
     "content",
-    [b"\x89PNG\r\n\x1a\n\0\0", b"env_steps,a\n1,\xff\n", b"env_steps,a\n1,x\n", "env_steps\n²\n".encode(), b"a\0b\n1\n", 
+    [b"\x89PNG\r\n\x1a\n\0\0", b"env_steps,a\n1,\xff\n", b"env_steps,a\n1,x\n", "env_steps\n²\n".encode(), b"a\0b\n1\n",
         b"env_steps\n" + b"9" * 5000 + b"\n",
      b'env_steps,a\n1,"' + b"x" * 200_000 + b'"\n'],
     ids=lambda content: repr(content)[:30],

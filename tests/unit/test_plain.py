@@ -86,6 +86,13 @@ def test_a_file_of_options_means_what_json_means(name, tmp_path):
     }  # fmt: skip
 
 
+def test_text_in_yaml_may_be_escaped_as_in_json(tmp_path):
+    (tmp_path / "c.yaml").write_text('{"a": "\\ud83d\\ude00", "b": "\\ud83d", "c": "é"}')
+    assert read_config_file(tmp_path / "c.yaml") == {"a": "😀", "b": "\ud83d", "c": "é"}
+    with pytest.raises(InputError, match="activation"):
+        resolve("ppo", Takes, {"activation": "\ud83d"})
+
+
 def test_a_json_file_may_have_tabs_or_the_comments_of_yaml(tmp_path):
     (tmp_path / "c.json").write_text('{"a":\t"\\ud83d\\ude00\\/"}')
     assert read_config_file(tmp_path / "c.json") == {"a": "😀/"}

@@ -157,7 +157,7 @@ def convert(value: Any, expected: Any, key: str, what: str) -> Any:
         value = [item.item() if isinstance(item, np.generic) else item for item in value]
     try:
         return msgspec.convert(value, expected, strict=False)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # the latter of half a surrogate pair
         shown = given if isinstance(given, str) else repr(value)
         raise InputError(f"{what}: {key}={shown} is not valid: {_expectation(value, expected, error)}") from None
 

@@ -53,6 +53,11 @@ class _Loader(yaml.SafeLoader):
             raise _Refused(f"the number {node.value} is out of range")
         return value
 
+    def construct_text(self, node: ScalarNode) -> str:
+        """Text; the two halves by which JSON may write a character are one, as there."""
+        text = str(self.construct_scalar(node))
+        return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+
     def construct_other(self, node: Node) -> Any:
         """Sets, dates, bytes and whatever else a tag may ask for."""
         if node.tag.startswith(_STANDARD):
@@ -73,6 +78,7 @@ _Loader.yaml_implicit_resolvers = {
 }
 _Loader.add_implicit_resolver(f"{_STANDARD}float", _EXPONENT, list("-+.0123456789"))
 _Loader.add_constructor(f"{_STANDARD}float", _Loader.construct_number)
+_Loader.add_constructor(f"{_STANDARD}str", _Loader.construct_text)
 for _tag in ("timestamp", "set", "omap", "pairs", "binary"):
     _Loader.add_constructor(f"{_STANDARD}{_tag}", _Loader.construct_other)
 _Loader.add_constructor(None, _Loader.construct_other)
