@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import hashlib
 import io
 import logging
 import os
@@ -120,7 +121,7 @@ def wiserl(*arguments: str) -> Outcome:
         code, trace = None, traceback.format_exc()
     finally:
         sys.argv, sys.path[:] = before, path
-    shown, said = (stream.buffer.getvalue().decode("utf-8", "surrogateescape") for stream in (out, err))  # type: ignore[attr-defined]
+    shown, said = (stream.buffer.getvalue().decode("utf-8", "surrogateescape") for stream in (out, err))
     return Outcome(code, shown, said, trace)
 
 
@@ -136,15 +137,15 @@ def check(outcome: Outcome) -> None:
         assert outcome.err.endswith("\n"), outcome
 
 
-Stamp = dict[str, tuple[int, int]]
-
-
-def stamp(folder: Path) -> Stamp:
-    """Every file and folder below one, with its size and time: what is lost, new or changed shows."""
+def stamp(folder: Path) -> dict[str, str]:
+    """Every file and folder below one, with its content: what is lost, new or changed shows."""
     found = {}
     for path in folder.rglob("*"):
-        status = path.lstat()
-        found[str(path.relative_to(folder))] = (0, 0) if path.is_dir() else (status.st_size, status.st_mtime_ns)
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            found[name] = f"link to {path.readlink()}"
+        else:
+            found[name] = "folder" if path.is_dir() else hashlib.blake2b(path.read_bytes()).hexdigest()
     return found
 
 

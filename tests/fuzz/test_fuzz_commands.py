@@ -115,13 +115,21 @@ def count(flag: str) -> dict[str, st.SearchStrategy[str]]:
     return {flag: NUMBERS.filter(lambda text: not text.strip().startswith("9"))}  # so many episodes would be played
 
 
-TRAINING = command("train", [ALGOS, ENV], {
+FLAGS: dict[str, st.SearchStrategy[str] | None] = {
     **{f"--{name}": NUMBERS for name in ("total-steps", "runners", "envs", "seed", "eval-every", "eval-episodes", "checkpoint-every")},
     **dict.fromkeys(["--sync", "--no-sync", "--no-preset", "--json", "--quiet"]),
     "--vector": st.just("inline"), "--backend": mostly(["local", "local", "spark"]), "--run-dir": PATHS, "--resume": PATHS,
     "--device": mostly(["cpu", "cpu", "auto", "cuda:99", "cuda:x"]), "--config": PATHS, "--set": SETTINGS,
     "--net": mostly(["mlp", "rnn", "auto", "net.json", "torn/config.json", "cnn", "x:Y", "file"]),
-})  # fmt: skip
+}  # fmt: skip
+RESUMED = [st.just(word) for word in ("ppo", "tests.envs:Chain", "--total-steps", "128", "--resume", "run")]
+TRAINING = st.one_of(
+    command("train", [ALGOS, ENV], FLAGS),
+    command("train", [ALGOS, ENV], FLAGS),
+    command(
+        "train", RESUMED, {flag: values for flag, values in FLAGS.items() if flag not in ("--run-dir", "--config")}
+    ),
+)
 OTHERS = st.one_of(
     command("eval", [PATHS], {**count("--episodes"), "--checkpoint": CHECKPOINT, "--stochastic": None, "--json": None}),
     command("play", [PATHS], {**count("--episodes"), "--checkpoint": CHECKPOINT, "--video": PATHS}),
