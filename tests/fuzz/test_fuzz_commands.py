@@ -81,7 +81,7 @@ NUMBERS = mostly(
 )
 SETTINGS = st.builds(
     lambda key, sign, value: f"{key}{sign}{value}",
-    mostly([*NAMES, "env.x", "env.length", "env.", "env", "config", "algo", "resume", "quiet", "transform"]),
+    mostly([*NAMES, "env.x", "env.", "env", "config", "algo", "resume", "quiet", "transform"]),
     st.sampled_from(["=", "=", "=", "=", "=", "=", "", " = ", "=="]),
     st.one_of(
         NUMBERS, NUMBERS, WORDS, mostly(["{a: 1}", "{a: 1, a: 1}", "[[1]]", "[" * 100, "!!python/name:os.system", "run", "new", "true"])
