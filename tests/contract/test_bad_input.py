@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from wiserl.cli.main import main
+from wiserl.run_folder.claim import claim
+from wiserl.util.errors import InputError
 
 # Arguments, and what the line has to say: what was given, and what would do.
 BAD: list[tuple[str, list[str]]] = [
@@ -54,6 +56,43 @@ BAD: list[tuple[str, list[str]]] = [
     ("plot nowhere", ["nowhere"]),
     ("list agents", ["'agents'", "'algos', 'options', 'presets'"]),
     ("check-env CartPole-v9", ["'CartPole-v9'", "CartPole-v1"]),
+    ("train ppo ./my_envs:make", ["'./my_envs:make' names no module", "my_envs:make for my_envs.py"]),
+    ("train ppo ..:make", ["'..:make' names no module", "my_envs:make"]),
+    ("train ppo :x", ["':x' names no module", "module:function"]),
+    ("train ppo :", ["':' names no module", "module:function"]),
+    ("train ppo ./x", ["'./x' is not known", "mpe2/simple_spread_v3"]),
+    ("train ppo //", ["'//' is not known", "mpe2/simple_spread_v3"]),
+    ("train ppo GymV21Environment-v0", ["'GymV21Environment-v0'", "shimmy"]),
+    ("train ppo json:loads", ["'json:loads' needs s"]),
+    ("train ppo operator:neg", ["'operator:neg'", "by position"]),
+    ("train ppo CartPole-v1 --set env=", ["'env' is no option", "env.KEY"]),
+    ("train ppo CartPole-v1 --set config=x", ["'config' is no option", "--help"]),
+    ("train ppo CartPole-v1 --set resume=", ["'resume' is no option"]),
+    ("train ppo CartPole-v1 --set quiet=1", ["'quiet' is no option"]),
+    ("train ppo CartPole-v1 --set json_summary=1", ["'json_summary' is no option"]),
+    ("train ppo CartPole-v1 --set env.x={a:1,a:1}", ["{a:1,a:1}", "twice"]),
+    ("train ppo CartPole-v1 --set env.x={1:,}", ["{1:,}", "no text"]),
+    ("train ppo CartPole-v1 --set env.x=!!int_a", ["!!int_a"]),
+    ("train ppo CartPole-v1 --set env.x=1e999", ["1e999", "out of range"]),
+    (f"train ppo CartPole-v1 --set env.x={'[' * 3000}", ["nested more than 32 deep"]),
+    ("train ppo CartPole-v1 --run-dir /dev/null", ["'/dev/null' is a file", "--run-dir"]),
+    ("train ppo CartPole-v1 --run-dir /dev/null/x", ["'/dev/null' is a file", "--run-dir"]),
+    ("train ppo CartPole-v1 --run-dir /proc/nothing", ["'/proc/nothing' cannot be made", "--run-dir"]),
+    (f"train ppo CartPole-v1 --run-dir made/{'x' * 300}", ["too long", "--run-dir"]),
+    ("train ppo CartPole-v1 --run-dir a\0b", ["null byte", "--run-dir"]),
+    (f"plot {'x' * 300}", ["too long"]),
+    (f"eval {'x' * 300}", ["too long"]),
+    ("train ppo CartPole-v1 --config /dev/zero", ["'/dev/zero' is larger than"]),
+    ("train ppo CartPole-v1 --config .", ["'.' cannot be read", "directory"]),
+    ("train ppo CartPole-v1 --device cuda:٣", ["'cuda:٣'", "cuda:INDEX"]),
+    ("train ppo tests.clumsy:NoEntries", ["Dict() has no entries"]),
+    ("train ppo tests.clumsy:NoEntriesInside", ["Dict() has no entries"]),
+    ("train ppo tests.clumsy:NoEntriesInTuple", ["Tuple() has no entries"]),
+    ("train ppo tests.clumsy:SameNames", ["have the name '1'"]),
+    ("train ppo tests.clumsy:SameNamesJoined", ["have the name 'a.b'"]),
+    ("train ppo tests.clumsy:NoAgents", ["has no agents", "possible_agents"]),
+    ("train ppo tests.clumsy:AgentTwice", ["the agent a twice"]),
+    ("train ppo tests.clumsy:AgentOfOddKind", ["the agent ('a', 1)", "text or a number"]),
 ]
 
 
@@ -109,3 +148,30 @@ def told(
     assert shown.err.startswith("wiserl: error: ")
     assert shown.err.count(os.linesep) == 1
     return shown.err
+
+
+def test_a_run_folder_that_is_a_link_to_nothing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "link").symlink_to("nothing")
+    for name in ("link", "link/below"):
+        line = told(["train", "ppo", "CartPole-v1", "--run-dir", name], tmp_path, monkeypatch, capsys)
+        assert "'link' is a link to nothing; choose another --run-dir" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+@pytest.mark.parametrize("name", ["mine", "mine/below"])
+def test_a_run_folder_that_may_not_be_written_is_refused(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir(mode=0o500)
+    nobody = 65534
+    is_root = os.geteuid() == 0
+    try:
+        if is_root:
+            os.seteuid(nobody)
+        with pytest.raises(InputError, match="cannot be made: Permission denied; choose another --run-dir"):
+            claim(str(tmp_path / name), False, lambda path: {})
+    finally:
+        if is_root:
+            os.seteuid(0)
+    assert list(folder.iterdir()) == []

@@ -13,6 +13,7 @@ from wiserl.core.agent import Agent
 from wiserl.transport.handle import AgentHandle
 from wiserl.transport.messages import WITHOUT_WEIGHTS, Ack, Shipment
 from wiserl.transport.weights import pack
+from wiserl.util.errors import InputError
 
 Pair = namedtuple("Pair", ["left", "right"])
 
@@ -187,3 +188,10 @@ def test_a_method_of_the_agent_says_where_it_can_be_called():
 def test_calls_reach_the_learner():
     handle, _ = make_handle()
     assert handle.call("save", 3) == ("save", (3,))
+
+
+@pytest.mark.parametrize("zero", ["max_inflight", "ship_every"])
+def test_an_agent_to_which_nothing_may_be_sent_is_refused(zero):
+    closed = type("Closed", (Adder,), {zero: 0})
+    with pytest.raises(InputError, match=f"{zero}=0.*expected 1 or more of both"):
+        AgentHandle("a", FakeLink(), closed, closed, sync=False, rank=0, incarnation=0)

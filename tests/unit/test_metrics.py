@@ -225,3 +225,24 @@ def test_the_header_that_cannot_be_written_anew_leaves_the_table_as_it_was(
         writer.write(30, {"a": 3.0})
     assert (tmp_path / "metrics.csv").read_text() == "env_steps,a,b\n10,1,\n20,,1\n30,3,\n"
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\x89PNG\r\n\x1a\n\0\0", b"env_steps,a\n1,\xff\n", b"env_steps,a\n1,x\n", "env_steps\n²\n".encode(), b"a\0b\n1\n",
+        b"env_steps\n" + b"9" * 5000 + b"\n",
+     b'env_steps,a\n1,"' + b"x" * 200_000 + b'"\n'],
+    ids=lambda content: repr(content)[:30],
+)  # fmt: skip
+def test_a_file_that_is_no_table_of_metrics_is_refused_in_one_line(content, tmp_path):
+    (tmp_path / "metrics.csv").write_bytes(content)
+    with pytest.raises(InputError, match=r"metrics\.csv is no metrics file of wiserl") as refused:
+        read_metrics(tmp_path)
+    assert len(str(refused.value)) < 1000
+    assert (tmp_path / "metrics.csv").read_bytes() == content
+
+
+def test_a_folder_in_place_of_the_metrics_is_refused(tmp_path):
+    (tmp_path / "metrics.csv").mkdir()
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        MetricsWriter(tmp_path)

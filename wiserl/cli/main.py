@@ -8,12 +8,15 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from wiserl.cli.opening import open_policy, opening_options
+from wiserl.cli.streams import safe_output
 from wiserl.util.errors import InputError, Interrupted, WiserlError, nearest
+
+_LONGEST = 4000  # characters of an error's one line
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -66,7 +69,7 @@ def train(algo: str, env: str, config: str | None, resume: str | None, settings:
     from wiserl.experiment.experiment import train as run_training
 
     given = {key: value for key, value in options.items() if value is not None}
-    given.update(_settings(settings))
+    given.update(_settings(settings, refused=("algo", "env", "config", "resume", "quiet", "json_summary", "transform")))
     run_training(algo, env, config=config, resume=resume, quiet=quiet, json_summary=as_json, **given)
 
 
@@ -144,8 +147,9 @@ def plot(run_dirs: tuple[str, ...], out: str | None, column: str) -> None:
     the others are labelled by what differs.
     """
     from wiserl.run_folder.plotting import plot_runs
+    from wiserl.util.paths import as_path
 
-    folders = [Path(folder) for folder in run_dirs]
+    folders = [as_path(folder, "RUN_DIRS") for folder in run_dirs]
     click.echo(plot_runs(folders, Path(out) if out else folders[0] / "curve.png", y=column))
 
 
@@ -154,55 +158,16 @@ def plot(run_dirs: tuple[str, ...], out: str | None, column: str) -> None:
 @click.argument("algo", required=False)
 def list_command(what: str, algo: str | None) -> None:
     """List algorithms, all options of ALGO, or the envs that have tuned options."""
+    from wiserl.cli.listing import list_algorithms, list_options, list_presets
+
     if what == "options":
-        _list_options(algo)
+        list_options(algo)
     elif algo is not None:
         raise InputError(f"list {what} {algo}: expected `wiserl list {what}` alone, or `wiserl list options {algo}`")
     elif what == "algos":
-        _list_algorithms()
+        list_algorithms()
     else:
-        _list_presets()
-
-
-def _list_algorithms() -> None:
-    from wiserl.agent.catalogue import algorithm_class, algorithm_names
-
-    for name in algorithm_names():
-        algorithm = algorithm_class(name)
-        click.echo(f"{name:8} {algorithm.title}\n         actions: {algorithm.spaces_line}; {algorithm.supports}")
-    click.echo(
-        "\nEach takes any observation (Box, image, Discrete, MultiDiscrete, MultiBinary, Dict, Tuple), one agent or many,"
-    )
-    click.echo(
-        "local or on Ray, sync or async. `wiserl list options ALGO` for options, docs/algorithms/ for the methods."
-    )
-
-
-def _list_options(algo: str | None) -> None:
-    from rich.console import Console
-
-    from wiserl.agent.catalogue import algorithm_class, algorithm_names
-    from wiserl.cli.describe import option_table
-    from wiserl.training.plan import RunConfig
-
-    if algo is None:
-        raise InputError(f"list options: of which algorithm? Give one of {', '.join(algorithm_names())}")
-    # A terminal folds long meanings; for a pipe, grep say, each option is a line.
-    console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 240)
-    hyper = option_table(algorithm_class(algo).config_class)
-    console.print(f"Hyper-parameters of {algo}, each for --set NAME=VALUE:", hyper, sep="\n")
-    run = option_table(RunConfig, ("algo", "env", "env_kwargs"))
-    console.print(
-        "\nOptions of any run, for --set as well; `wiserl train --help` has those with a flag:", run, sep="\n"
-    )
-
-
-def _list_presets() -> None:
-    from wiserl.experiment.options import presets
-
-    for algo, envs in presets().items():
-        for env, options in envs.items():
-            click.echo(f"{algo:8} {env:28} {' '.join(f'{key}={value}' for key, value in options.items())}")
+        list_presets()
 
 
 @cli.command("check-env")
@@ -224,12 +189,18 @@ def check_env_command(env: str, settings: tuple[str, ...]) -> None:
     click.echo(masks_line(env, kwargs))
 
 
-def _settings(settings: tuple[str, ...]) -> dict[str, str]:
+def _settings(settings: tuple[str, ...], refused: tuple[str, ...] = ()) -> dict[str, str]:
+    """The keys and values of `--set`; `refused` are no options, but arguments of the command or of Python's `train`."""
     parsed = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:
             raise InputError(f"--set {setting}: expected KEY=VALUE, as in --set learning_rate=3e-4")
+        if key.strip() in refused:
+            raise InputError(
+                f"--set {setting}: '{key.strip()}' is no option: `wiserl train --help` has the arguments and flags, and arguments of the "
+                "env are env.KEY"
+            )
         parsed[key.strip()] = value.strip()
     return parsed
 
@@ -243,8 +214,21 @@ def _positive(text: str, option: str) -> int:
 
 def main() -> None:
     """Run the command line and exit: 0; 2 for bad input, 1 for what failed while running, 128 + signal when interrupted."""
-    sys.path.insert(0, os.getcwd())  # `module:function` envs of the folder one is in
+    end: SystemExit | None = None
+    with safe_output() as output:
+        try:
+            _run()
+        except SystemExit as error:
+            end = error
+    if output is not None and output.lost is not None:
+        _fail(f"stdout cannot be written ({output.lost.strerror}): what the command printed is not complete", 1)
+    if end is not None:
+        raise end
+
+
+def _run() -> None:
     try:
+        sys.path.insert(0, _current_folder())  # `module:function` envs of the folder one is in
         # Not cli.main(): it takes an EOFError or a BrokenPipeError of a user's env for its own, and drops the traceback.
         with cli.make_context("wiserl", sys.argv[1:] or ["--help"]) as context:
             cli.invoke(context)
@@ -273,8 +257,19 @@ def main() -> None:
         )
 
 
-def _fail(message: str, code: int) -> None:
-    print(f"wiserl: error: {' '.join(message.split())}", file=sys.stderr)
+def _current_folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise InputError(f"the current folder cannot be used ({error.strerror}): change to one that is there") from None
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    line = " ".join(message.split())
+    line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+    # What a file or an argument says does not steer the terminal.
+    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
+    print(f"wiserl: error: {line}", file=sys.stderr)
     raise SystemExit(code)
 
 

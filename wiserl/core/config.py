@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import functools
+import json
 import math
 import os
 import typing
@@ -18,10 +18,10 @@ from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
 import numpy as np
-import yaml
 from msgspec import Meta
 
 from wiserl.util.errors import InputError, nearest
+from wiserl.util.option_files import read_text
 
 PositiveInt = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
@@ -153,9 +153,11 @@ def convert(value: Any, expected: Any, key: str, what: str) -> Any:
         value = value.item()
     elif isinstance(value, os.PathLike):
         value = os.fspath(value)
+    elif isinstance(value, list | tuple):
+        value = [item.item() if isinstance(item, np.generic) else item for item in value]
     try:
         return msgspec.convert(value, expected, strict=False)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # the latter of half a surrogate pair
         shown = given if isinstance(given, str) else repr(value)
         raise InputError(f"{what}: {key}={shown} is not valid: {_expectation(value, expected, error)}") from None
 
@@ -191,19 +193,36 @@ def _takes_float(expected: Any) -> bool:
 
 
 def parse_value(text: str) -> Any:
-    """A value from the command line that has no declared type: a number, boolean, list or text, as YAML reads it."""
-    # YAML 1.1 takes 1e-3 (without a dot) for text, and reads dates, which no JSON can hold.
-    if "e" in text.lower():
-        with contextlib.suppress(ValueError):
-            return float(text)
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    return text if isinstance(value, datetime.date) else value
+    """A value from the command line that has no declared type: a number, boolean, list or text, as YAML reads it.
+
+    Raises:
+        InputError: it says two things, or one that cannot be saved.
+    """
+    return read_text(text)
 
 
 def to_plain(config: Any) -> dict[str, Any]:
     """A config dataclass as JSON-able values; infinity in a field, which JSON has not, as text, which `make_config` reads."""
     plain: dict[str, Any] = msgspec.to_builtins(config)
     return {name: str(value) if value in (math.inf, -math.inf) else value for name, value in plain.items()}
+
+
+def check_saved(config: Any, what: str) -> None:
+    """Check that a config dataclass can be saved: all that it holds has a form that JSON has.
+
+    Args:
+        config: the instance.
+        what: is configured, for messages ("ppo").
+
+    Raises:
+        InputError: a field cannot, and is named.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        try:
+            json.dumps(msgspec.to_builtins(value))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InputError(
+                f"{what}: {field.name}={value!r} cannot be saved with the run ({error}): give numbers, text, booleans, None, or lists and "
+                "mappings of them"
+            ) from None

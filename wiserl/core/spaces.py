@@ -120,6 +120,30 @@ def leaf_spaces(space: Space, prefix: str = "") -> Iterator[tuple[str, Space]]:
         yield from leaf_spaces(child, f"{prefix}.{name}" if prefix else name)
 
 
+def entries_problem(space: Space) -> str:
+    """What is wrong with the entries of a Dict or Tuple space, or of one inside it; empty if nothing is."""
+    children = child_spaces(space)
+    if children is not None and not children:
+        return f"{space} has no entries"
+    names = [name for name, _ in leaf_spaces(space)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        return f"two entries of {space} have the name '{twice}' (keys become text, and entries of entries are joined by a dot)"
+    return next(filter(None, (entries_problem(child) for _, _, child in children or ())), "")
+
+
+def with_text_keys(space: Space, obs: Any) -> Any:
+    """An observation with keys as `space_to_json` saves them: text. The env's own may be numbers."""
+    if isinstance(space, spaces.Dict) and isinstance(obs, Mapping):
+        named = {str(key): value for key, value in obs.items()}
+        return {
+            name: with_text_keys(space[name], value) if name in space.spaces else value for name, value in named.items()
+        }
+    if isinstance(space, spaces.Tuple) and isinstance(obs, tuple) and len(obs) == len(space):
+        return tuple(with_text_keys(child, value) for child, value in zip(space, obs, strict=True))
+    return obs
+
+
 def leaf_layout(space: Space) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype in which observations of one leaf space are kept.
 

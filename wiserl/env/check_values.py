@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from wiserl.core.actions import ACTION_KINDS, ActionCodec
-from wiserl.core.spaces import LEAF_SPACES, OBSERVATION_KINDS, child_spaces, leaf_spaces
+from wiserl.core.spaces import LEAF_SPACES, OBSERVATION_KINDS, child_spaces, entries_problem, leaf_spaces
 from wiserl.util.errors import InputError
 
 
@@ -59,6 +59,13 @@ class Findings:
                 fix = f"wrap the env (gymnasium.ObservationWrapper); supported: {OBSERVATION_KINDS}"
                 self.say(f"observation_space {path}", f"observation_space{whose}{entry} is {leaf}", fix)
                 usable = False
+        if problem := entries_problem(space):
+            self.say(
+                "entries",
+                f"observation_space{whose}: {problem}",
+                "give each entry a name of its own, and one entry at least",
+            )
+            usable = False
         try:
             ActionCodec(action_space)
         except InputError:

@@ -135,12 +135,14 @@ def _make_gymnasium(name: str, arguments: dict[str, Any]) -> gym.Env[Any, Any]:
         _check_arguments(creator, name, arguments, also=("max_episode_steps", "render_mode"))
     try:
         return gym.make(spec, disable_env_checker=True, **arguments)
-    except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
+    except (gym.error.DependencyNotInstalled, ImportError) as error:
         raise _missing_package(name, _extra_of(str(spec.entry_point), error), error) from error
 
 
 def _make_pettingzoo(name: str, arguments: dict[str, Any]) -> Any:
     module_name = name.replace("/", ".")
+    if not all(module_name.split(".")):
+        raise InputError(f"env '{name}' is not known: {_nearest_ids(name)}")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
@@ -162,6 +164,11 @@ def _modules_with_parallel(module: Any) -> str:
 
 def _make_from_module(name: str, arguments: dict[str, Any]) -> Any:
     module_name, _, attribute = name.partition(":")
+    if not all(module_name.split(".")):
+        raise InputError(
+            f"env '{name}' names no module: expected module:function as Python imports it, my_envs:make for my_envs.py in the "
+            "current folder"
+        )
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
@@ -194,14 +201,19 @@ def _check_arguments(function: Any, name: str, arguments: Mapping[str, Any], als
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         return
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return
     keyword = {item.name for item in parameters if item.kind in (item.KEYWORD_ONLY, item.POSITIONAL_OR_KEYWORD)}
     valid = keyword | set(also)
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     for argument in arguments:
-        if argument not in valid:
+        if argument not in valid and not takes_any:
             expected = nearest(argument, valid) if valid else "it takes none"
             raise InputError(f"env '{name}' has no argument '{argument}': {expected}")
+    unnamed = [item.name for item in parameters if item.kind is item.POSITIONAL_ONLY and item.default is item.empty]
+    if unnamed:
+        raise InputError(
+            f"env '{name}' takes {', '.join(unnamed)} by position alone: expected a function that makes an env, with arguments that "
+            "have names"
+        )
     needed = {item.name for item in parameters if item.name in keyword and item.default is item.empty}
     missing = sorted(needed - set(arguments))
     if missing:

@@ -15,9 +15,16 @@ from gymnasium.wrappers import FrameStackObservation, MaxAndSkipObservation
 
 from wiserl.core.actions import ActionCodec
 from wiserl.core.masks import MaskLayout, take_mask
-from wiserl.core.spaces import check_observation, clear_observation, observation_zeros, write_observation
+from wiserl.core.spaces import (
+    check_observation,
+    clear_observation,
+    entries_problem,
+    observation_zeros,
+    write_observation,
+)
 from wiserl.core.spec import EnvSpec
 from wiserl.core.tree import Array
+from wiserl.env.agents import agents_of
 from wiserl.env.make import EnvLike, env_id, is_parallel
 from wiserl.env.masks import MaskReader
 from wiserl.util.errors import EnvError, InputError
@@ -77,7 +84,7 @@ def read_spec(env: Any, name: EnvLike) -> EnvSpec:
     """The spec of a made env.
 
     Raises:
-        InputError: a space is not supported, or the agents of a parallel env have different spaces.
+        InputError: a space is not supported, or a parallel env has no agents, one twice, or some of different spaces.
 
     Masks in an env's info are not known before it is reset: `env.masks.with_masks` does that.
     """
@@ -86,7 +93,7 @@ def read_spec(env: Any, name: EnvLike) -> EnvSpec:
         seen, masks, entry = take_mask(env.observation_space, env.action_space)
         spec = EnvSpec(env_id(name), seen, env.action_space, ("agent_0",), frames, padding, masks, entry)
     else:
-        agents = tuple(env.possible_agents)
+        agents = agents_of(env, name)
         for kind in ("observation_space", "action_space"):
             groups: dict[str, list[str]] = {}
             for agent in agents:
@@ -101,6 +108,10 @@ def read_spec(env: Any, name: EnvLike) -> EnvSpec:
         seen, masks, entry = take_mask(env.observation_space(agents[0]), action)
         spec = EnvSpec(env_id(name), seen, action, agents, masks=masks, only_entry=entry)
     observation_zeros(spec.observation_space, (0,))
+    if problem := entries_problem(spec.observation_space):
+        raise InputError(
+            f"env '{env_id(name)}': its observation space cannot be used: {problem}; a wrapper can change it"
+        )
     ActionCodec(spec.action_space)
     return spec
 

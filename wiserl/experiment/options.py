@@ -13,6 +13,7 @@ import yaml
 
 from wiserl.agent.catalogue import Algo, AlgoLike, algorithm_class, algorithm_name, algorithm_names, find_algorithm
 from wiserl.core.config import (
+    check_saved,
     convert,
     defaults_with,
     field_names,
@@ -25,6 +26,9 @@ from wiserl.policy.trust import Names, check_resume
 from wiserl.run_folder.claim import read_config
 from wiserl.training.plan import RunConfig
 from wiserl.util.errors import InputError, nearest
+from wiserl.util.option_files import read_file
+from wiserl.util.paths import as_path
+from wiserl.util.plain import plain
 
 RUN_OPTIONS = tuple(name for name in field_names(RunConfig) if name not in ("algo", "env", "env_kwargs"))
 
@@ -66,18 +70,13 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     """Options from a YAML or JSON file: run options and hyper-parameters side by side, `env_kwargs` as a mapping.
 
     Raises:
-        InputError: it does not exist or is no mapping.
+        InputError: it does not exist, is no mapping, or no file that means one thing (`util.option_files`).
     """
-    path = Path(path)
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
-    except OSError as error:
-        raise InputError(f"config file '{path}' cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"config file '{path}' is neither YAML nor JSON: {' '.join(str(error).split())}") from None
+    loaded = read_file(path, "config file")
     if not isinstance(loaded, dict):
         raise InputError(
-            f"config file '{path}' holds a {type(loaded).__name__}; expected a mapping of options to values"
+            f"config file '{path}' holds {'nothing' if loaded is None else f'a {type(loaded).__name__}'}; expected a mapping of "
+            "options to values"
         )
     return loaded
 
@@ -86,16 +85,27 @@ def read_options(algo: AlgoLike, env: EnvLike, config: str | Path | Mapping[str,
                  options: Mapping[str, Any]) -> tuple[RunConfig, Any]:  # fmt: skip
     """The run's options and the algorithm's configuration, from these arguments of `train`."""
     found = find_algorithm(algo)
-    given = read_config_file(config) if isinstance(config, str | Path) else dict(config or {})
-    given.update(options)
+    given = {**_given_config(config), **options}
     if resume is not None:
-        saved_algo, saved_env, given = run_options_of(Path(resume), given)
+        saved_algo, saved_env, given = run_options_of(as_path(resume, "resume"), given)
         if (found.name, env_id(env)) != (saved_algo, saved_env):
             raise InputError(
                 f"the run in '{resume}' trains {saved_algo} on {saved_env}, not {found.name} on {env_id(env)}; resume it with those "
                 "names"
             )
     return resolve(found, env, given, use_preset=resume is None)
+
+
+def _given_config(config: object) -> dict[str, Any]:
+    """The options in the argument `config` of `train`."""
+    if config is None:
+        return {}
+    if not isinstance(config, Mapping):
+        return read_config_file(as_path(config, "config", "or a mapping of options to values"))
+    for key in config:
+        if not isinstance(key, str):
+            raise InputError(f"config has the key {key!r}; expected names of options, which are text")
+    return dict(config)
 
 
 def resolve(algo: AlgoLike, env: EnvLike, options: Mapping[str, Any], use_preset: bool = True) -> tuple[RunConfig, Any]:
@@ -138,10 +148,12 @@ def resolve(algo: AlgoLike, env: EnvLike, options: Mapping[str, Any], use_preset
                 raise InputError(
                     f"unknown option '{key}' for {name}: {nearest(key, names)}.{_where_to_look(key, name)}"
                 )
+    run_values["env_kwargs"] = plain(run_values["env_kwargs"], "env_kwargs")
     run = make_config(RunConfig, {**run_values, "algo": found, "env": env}, "train")
     in_round = run.envs * (run.runners if run.sync else 1)
     config: Any = make_config(config_class, {**defaults_with(config_class, in_round), **hyper_values}, name)
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", run.device):
+    check_saved(config, name)
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,9})?", run.device):
         raise InputError(f"unknown device '{run.device}': expected auto, cpu, cuda or cuda:INDEX")
     return run, config
 
@@ -161,9 +173,9 @@ def run_options_of(folder: Path, changes: Mapping[str, Any]) -> tuple[str, Any, 
     """
     saved = read_config(folder)
     options = {**saved["run"], **saved["hyperparameters"]}
+    algo, env = options.pop("algo"), options.pop("env")
     for name in _GONE:
         options.pop(name, None)
-    algo, env = options.pop("algo"), options.pop("env")
     if "net" in options:
         changes = with_net(changes)
         check_resume(Names.of_settings(saved), folder, named=changes.get("net") is not None)

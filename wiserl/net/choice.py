@@ -18,6 +18,7 @@ from wiserl.net.normalize import NormalizedFeatures, ObservationNormalizer
 from wiserl.net.own import OwnNetwork, network_name
 from wiserl.net.recurrent import Cell, RecurrentEncoder
 from wiserl.util.errors import InputError, nearest
+from wiserl.util.plain import plain
 
 Activation: TypeAlias = Literal["tanh", "relu", "elu", "gelu", "silu"]
 Net: TypeAlias = str | list[dict[str, Any]]
@@ -88,7 +89,7 @@ def as_net(given: Net | Path | Callable[..., Any]) -> Net:
         raise InputError(
             f"unknown network '{given}': {nearest(given, KINDS)}; or a file of layers (.json, .yaml), or module:Class of your own"
         )
-    return given
+    return plain(given, "net") if isinstance(given, list | tuple) else given
 
 
 def with_net(options: Mapping[str, Any]) -> dict[str, Any]:

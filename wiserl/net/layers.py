@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from gymnasium import spaces
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from wiserl.core.tree import Nested, tree_leaves
 from wiserl.net.encoder import Features, flat_leaf
 from wiserl.net.images import ImageInput, is_image
 from wiserl.util.errors import InputError, nearest
+from wiserl.util.option_files import read_file
 
 
 class Normalize(nn.Module):
@@ -94,12 +94,7 @@ def read_layers(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         InputError: the file cannot be read, or holds something else.
     """
-    try:
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))  # JSON is YAML
-    except OSError as error:
-        raise InputError(f"network file '{path}' cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"network file '{path}' is neither YAML nor JSON: {' '.join(str(error).split())}") from None
+    loaded = read_file(path, "network file")
     if not isinstance(loaded, list):
         raise InputError(f"network file '{path}' holds a {type(loaded).__name__}: expected {_EXPECTED}")
     for index, layer in enumerate(loaded):

@@ -16,7 +16,15 @@ from wiserl.core.actions import ActionCodec
 from wiserl.core.config import make_config
 from wiserl.core.masks import ENTRY, split_observation
 from wiserl.core.memory import RowMemory
-from wiserl.core.spaces import Space, check_observation, leaf_layout, leaf_spaces, observation_zeros, write_observation
+from wiserl.core.spaces import (
+    Space,
+    check_observation,
+    leaf_layout,
+    leaf_spaces,
+    observation_zeros,
+    with_text_keys,
+    write_observation,
+)
 from wiserl.core.spec import EnvSpec
 from wiserl.core.tree import Array, Nested, leading_axes
 from wiserl.net.size import parameters_up_to
@@ -25,6 +33,7 @@ from wiserl.run_folder.checkpoint import Checkpoint, open_checkpoint
 from wiserl.run_folder.manifest import check_manifest
 from wiserl.util.device import check_device
 from wiserl.util.errors import EnvError, InputError, WiserlError
+from wiserl.util.paths import as_path
 
 _NEEDED = ("algo", "env", "env_kwargs", "spec", "config", "seed", "env_steps")  # of a manifest
 
@@ -132,6 +141,7 @@ class Policy:
                     )
                 obs, mask = split_observation(self.spec, obs, self.spec.agents[0])
             valid = None if mask is None else self._valid(mask)
+            obs = with_text_keys(self.spec.observation_space, obs)
             check_observation(self.spec.observation_space, obs, self.spec.agents[0])
             buffers = observation_zeros(self.spec.observation_space, (1, 1))
             write_observation(self.spec.observation_space, buffers, (0, 0), obs)
@@ -210,4 +220,4 @@ def load(
         InputError: no such run, checkpoint or device; it is corrupt; or it names code to import, and this user neither trained
             the run nor named or trusted that.
     """
-    return Policy(open_checkpoint(run_dir, checkpoint), device, trust=trust, algo=algo)
+    return Policy(open_checkpoint(as_path(run_dir, "run_dir"), checkpoint), device, trust=trust, algo=algo)

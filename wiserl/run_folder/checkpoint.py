@@ -176,8 +176,10 @@ def open_checkpoint(where: Path | str, which: str = "last") -> Checkpoint:
         raise InputError(
             f"'{where}' is neither a run folder nor a checkpoint: it has no checkpoints/ and no {_MANIFEST}"
         )
+    which = str(which)  # a number of env steps may be given as one
     path = named(folder, which) if which in NAMES else folder / f"step_{which}"
-    if path is None or not path.exists():
+    known = which in NAMES or path in steps(folder)
+    if path is None or not known or not path.exists():
         gone = f": it names {path.name}, which is not there" if path is not None and which in NAMES else ""
         there = [name for name in NAMES if (found := named(folder, name)) is not None and found.exists()]
         valid = nearest(which, [*there, *(path.name[5:] for path in steps(folder))])
@@ -187,7 +189,8 @@ def open_checkpoint(where: Path | str, which: str = "last") -> Checkpoint:
 
 def _check(path: Path) -> Checkpoint:
     if not (path / _MANIFEST).is_file():
-        raise InputError(f"checkpoint '{path}' is incomplete: it has no {_MANIFEST}; {_ADVICE}")
+        lacks = f"it has no {_MANIFEST}" if path.is_dir() else "it is no folder"
+        raise InputError(f"checkpoint '{path}' is incomplete: {lacks}; {_ADVICE}")
     manifest = read_sealed(path / _MANIFEST, _ADVICE)
     found = manifest.get("format")
     if found not in _READABLE:

@@ -18,7 +18,7 @@ from wiserl.run_folder.checkpoint import open_checkpoint
 from wiserl.run_folder.inventory import can_resume, named, point_to
 from wiserl.run_folder.lock import Lock
 from wiserl.run_folder.sealed import UNSEALED, read_sealed, sealed_text
-from wiserl.run_folder.writing import partial_text, write_text, writing
+from wiserl.run_folder.writing import DISK_FULL, partial_text, write_text, writing
 from wiserl.util.errors import InputError
 
 CONFIG, SUMMARY = "config.json", "summary.json"
@@ -88,9 +88,7 @@ class RunFolder:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-        for folder in self.made:
-            with contextlib.suppress(OSError):  # somebody else has put something there
-                folder.rmdir()
+        _remove_empty(self.made)
 
 
 def claim(name: str, numbered: bool, config: Callable[[Path], dict[str, Any]]) -> RunFolder:
@@ -102,33 +100,50 @@ def claim(name: str, numbered: bool, config: Callable[[Path], dict[str, Any]]) -
         config: what `config.json` is to hold, given the folder.
 
     Raises:
-        InputError: the folder holds a run already, and is not `numbered`; or it holds something that a run would write over.
-        DiskError: nothing can be written there.
+        InputError: the folder holds a run already, and is not `numbered`; it holds something that a run would write over; or it
+            cannot be made or written.
+        DiskError: the disk is full.
     """
     for number in itertools.count(1):
         path = Path(name if number == 1 else f"{name}-{number}")
         if number > 1 and path.exists():
             continue
-        made = tuple(folder for folder in (path, *path.parents) if not folder.exists())
-        with writing("run folder", path):
+        made: tuple[Path, ...] = ()
+        try:
+            made = tuple(folder for folder in (path, *path.parents) if not folder.exists())
             path.mkdir(parents=True, exist_ok=True)
             folder = RunFolder(path, made=made, found=frozenset(path.iterdir()))
             if numbered and foreign_files(path):
                 continue
             refuse_foreign(path)
-            if not (path / CONFIG).exists():
-                folder = replace(folder, lock=Lock(path))
-                try:
-                    created = _create(path / CONFIG, config(path))
-                except BaseException:
-                    folder.release()
+            taken = None if (path / CONFIG).exists() else _take(folder, config)
+        except (OSError, ValueError) as error:
+            _remove_empty(made)
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                with writing("run folder", path):
                     raise
-                if created:
-                    return folder
-                folder.release()
+            raise InputError(
+                f"run folder '{path}' cannot be made: {_reason(path, error)}; choose another --run-dir"
+            ) from None
+        if taken is not None:
+            return taken
         if not numbered:
             break
     raise InputError(f"'{path}' holds a run already: go on with it by --resume {path}, or choose another --run-dir")
+
+
+def _take(folder: RunFolder, config: Callable[[Path], dict[str, Any]]) -> RunFolder | None:
+    """The folder, locked, with its `config.json`; None if somebody else has just made one."""
+    locked = replace(folder, lock=Lock(folder.path))
+    try:
+        created = _create(folder.path / CONFIG, config(folder.path))
+    except BaseException:
+        locked.release()
+        raise
+    if created:
+        return locked
+    locked.release()
+    return None
 
 
 def foreign_files(path: Path) -> list[str]:
@@ -144,6 +159,21 @@ def refuse_foreign(path: Path) -> None:
             f"'{path}' is no run folder, but holds {', '.join(taken)}, which a run would write over: choose another --run-dir, or "
             "move that away"
         )
+
+
+def _remove_empty(folders: tuple[Path, ...]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError, ValueError):  # somebody else has put something there
+            folder.rmdir()
+
+
+def _reason(path: Path, error: OSError | ValueError) -> str:
+    for part in (path, *path.parents) if isinstance(error, FileExistsError | NotADirectoryError) else ():
+        if part.is_symlink() and not part.exists():
+            return f"'{part}' is a link to nothing"
+        if part.exists() and not part.is_dir():
+            return f"'{part}' is a file"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def finished_summary(path: Path, total_steps: int) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ import csv
 import io
 import logging
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -31,19 +32,35 @@ _Item: TypeAlias = tuple[int, dict[str, float]]  # env steps, and values by name
 log = logging.getLogger("wiserl")
 
 
+_WHOLE = re.compile("[0-9]{1,18}")
+
+
+def _foreign(path: Path, found: str) -> InputError:
+    return InputError(
+        f"{path} is no metrics file of wiserl: expected a column '{STEP_COLUMN}' of whole numbers, found {found}; move it away, or "
+        "name another run folder"
+    )
+
+
 def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Header and rows of a metrics file. A last line without its newline was cut short by a kill, and is left out."""
-    text = path.read_text(encoding="utf-8")
-    lines = text[: text.rfind("\n") + 1].splitlines()
-    if not lines:
-        return [STEP_COLUMN], []
-    columns = next(csv.reader(lines[:1]))
-    rows = [dict(zip(columns, cells, strict=False)) for cells in csv.reader(lines[1:])]
-    if STEP_COLUMN not in columns or not all(row.get(STEP_COLUMN, "").isdigit() for row in rows):
-        raise InputError(
-            f"{path} is no metrics file of wiserl: expected a column '{STEP_COLUMN}' of whole numbers, "
-            f"found the columns {', '.join(columns)}; move it away, or name another run folder"
-        )
+    """Header and rows of a metrics file. A last line without its newline was cut short by a kill, and is left out.
+
+    Raises:
+        InputError: it cannot be read, or is none.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        lines = text[: text.rfind("\n") + 1].splitlines()
+        if not lines:
+            return [STEP_COLUMN], []
+        columns = next(csv.reader(lines[:1]))
+        rows = [dict(zip(columns, cells, strict=False)) for cells in csv.reader(lines[1:])]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _foreign(path, f"none of this ({error})") from None
+    if STEP_COLUMN not in columns or not all(_WHOLE.fullmatch(row.get(STEP_COLUMN, "")) for row in rows):
+        raise _foreign(path, f"the columns {', '.join(columns)[:200]}")
     return columns, rows
 
 
@@ -61,9 +78,14 @@ def read_metrics(run_dir: Path) -> dict[str, NDArray[np.float64]]:
         what = f"has no {METRICS_FILE}" if run_dir.is_dir() else "does not exist"
         raise InputError(f"run folder '{run_dir}' {what}; expected a folder that `wiserl train` wrote (--run-dir)")
     columns, rows = _read_rows(path)
-    return {
-        name: np.array([float(row.get(name) or math.nan) for row in rows], dtype=np.float64) for name in columns if name
-    }
+    try:
+        return {
+            name: np.array([float(row.get(name) or math.nan) for row in rows], dtype=np.float64)
+            for name in columns
+            if name
+        }
+    except ValueError as error:
+        raise _foreign(path, f"a value that is no number ({error})") from None
 
 
 class MetricsWriter:

@@ -12,7 +12,7 @@ import torch
 from wiserl.core.agent import Agent
 from wiserl.transport.messages import WITHOUT_WEIGHTS, Ack, Link, Shipment
 from wiserl.transport.weights import unpack, walk
-from wiserl.util.errors import nearest
+from wiserl.util.errors import InputError, nearest
 
 
 class AgentHandle:
@@ -40,6 +40,11 @@ class AgentHandle:
         self._incarnation = incarnation
         self._ship_every = agent_class.ship_every
         self._max_inflight = agent_class.max_inflight if self.replica is None else self.replica.max_inflight
+        if self._max_inflight < 1 or self._ship_every < 1:
+            raise InputError(
+                f"agent '{name}' has max_inflight={self._max_inflight} and ship_every={self._ship_every}: expected 1 or more of both; a "
+                "runner with 0 would wait for ever"
+            )
         self._pending: list[tuple[Any, ...]] = []
         self.refresh()
 

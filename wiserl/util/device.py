@@ -15,7 +15,7 @@ def check_device(name: str) -> str:
     Raises:
         InputError: it is not cpu, cuda or cuda:INDEX, or PyTorch finds no such GPU.
     """
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+    if not isinstance(name, str) or not re.fullmatch(r"cpu|cuda(:[0-9]{1,9})?", name):
         raise InputError(f"unknown device '{name}': expected cpu, cuda or cuda:INDEX")
     if name.startswith("cuda"):
         index, count = int(name[5:] or 0), torch.cuda.device_count() if torch.cuda.is_available() else 0

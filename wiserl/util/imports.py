@@ -13,8 +13,10 @@ def import_module(name: str) -> ModuleType:
     """The module of that name, installed or in the current folder.
 
     Raises:
-        ModuleNotFoundError, ValueError: as `importlib.import_module`.
+        ModuleNotFoundError: there is none, or there can be none of such a name, as `.x` or the empty one.
     """
+    if not all(name.split(".")):
+        raise ModuleNotFoundError(f"no module can have the name '{name}'", name=name)
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # As `python -m` has it; a console script such as `wiserl` does not.
     return importlib.import_module(name)
