@@ -148,12 +148,12 @@ def test_a_run_ends_with_runner_step_env_and_entry_named(tmp_path, vector):
 @pytest.mark.parametrize(
     ("env", "settings", "said"),
     [
-        ("Hostile", ["env.part=obs", "env.value=one"], "at step 8 of runner 0: observation of step() of env"),
+        ("Hostile", ["env.part=obs", "env.value=one"], "at step 6 of runner 0: observation of step() of env"),
         ("HostileAgents", ["env.part=reward", "env.fault=missing"], "copy 0, gave no reward of agent b, which acted"),
     ],
 )  # fmt: skip
 def test_the_command_line_says_it_in_one_line_and_exits_with_1(tmp_path, env, settings, said):
-    options = [f"--set={setting}" for setting in ("env.at=10", "env.length=50", *settings)]
+    options = [f"--set={setting}" for setting in ("env.at=8", "env.length=50", *settings)]
     command = [
         sys.executable,
         "-m",
