@@ -91,6 +91,20 @@ VALUES: dict[str, Callable[[Any], Any]] = {
     "raises": _raise,
     "exits": _exit,
 }
+
+
+def _of_its_own(value: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The same, raising nothing but what the env itself may raise."""
+
+    def spoil(good: Any) -> Any:
+        try:
+            return value(good)
+        except Exception as error:
+            raise EnvOfItsOwn(str(error)) from error
+
+    return spoil
+
+
 PARTS = ("obs", "leaf", "reward", "terminated", "truncated", "info", "all", "short", "space")
 
 
@@ -116,7 +130,7 @@ class Hostile(gym.Env):
     ) -> None:
         self.observation_space = copy.deepcopy(SPACES[kind])
         self.observation_space.seed(seed)
-        self._kind, self._part, self._value, self._at, self._length = kind, part, VALUES[value], at, length
+        self._kind, self._part, self._value, self._at, self._length = kind, part, _of_its_own(VALUES[value]), at, length
         self._calls = 0
         self.returned: list[Any] = []
 
@@ -154,7 +168,7 @@ class Hostile(gym.Env):
                 return self._value(tuple(parts.values()))
             elif self._part == "short":
                 return tuple(parts.values())[:-1]
-        self.returned.append(copy.deepcopy(parts["obs"]) if self._value is not VALUES["no array"] else parts["obs"])
+        self.returned.append(copy.deepcopy(parts["obs"]))
         return tuple(parts.values())
 
 
@@ -183,7 +197,13 @@ class HostileAgents(ParallelEnv):
         self.render_mode = None
         self._space, self._action = copy.deepcopy(SPACES[kind]), spaces.Discrete(2)
         self._space.seed(0)
-        self._part, self._fault, self._value, self._at, self._length = part, fault, VALUES[value], at, length
+        self._part, self._fault, self._value, self._at, self._length = (
+            part,
+            fault,
+            _of_its_own(VALUES[value]),
+            at,
+            length,
+        )
         self._calls = 0
 
     def observation_space(self, agent: str) -> spaces.Space:
