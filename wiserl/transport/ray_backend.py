@@ -195,8 +195,8 @@ class RayBackend:
         """
         atexit.unregister(self._end_actors)
         self._end_actors()
-        if self._joined and CONNECTION.leave():
-            ray.shutdown()
+        if self._joined:
+            CONNECTION.leave()
 
     def _end_actors(self) -> None:
         if not ray.is_initialized():

@@ -18,6 +18,7 @@ class Connection:
         self._users = 0
         self._is_ours = False
         self._process = os.getpid()
+        self._end = threading.Event()
 
     def join(self) -> None:
         """Connect to Ray, if this process is not connected already.
@@ -32,17 +33,40 @@ class Connection:
             )
         with self._lock:
             if not (self._users and ray.is_initialized()):
-                self._is_ours = not ray.is_initialized()
+                self._is_ours, self._users = not ray.is_initialized(), 0
                 if self._is_ours:
-                    connect()
-                self._users = 0
+                    self._connect()
             self._users += 1
 
-    def leave(self) -> bool:
-        """Note that a run has ended; whether the connection is to be ended with it."""
+    def leave(self) -> None:
+        """Note that a run has ended. The last one ends the connection, and Ray itself if it was started here."""
         with self._lock:
             self._users -= 1
-            return self._is_ours and self._users == 0
+            if self._is_ours and not self._users:
+                ray.shutdown()
+                self._end.set()
+
+    def _connect(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            connect()
+            return
+        # Linux kills the processes that Ray starts when the thread that started them ends; other runs may go on by then.
+        self._end, connected, errors = threading.Event(), threading.Event(), list[Exception]()
+
+        def hold(end: threading.Event) -> None:
+            try:
+                connect()
+            except Exception as error:
+                errors.append(error)
+                return
+            finally:
+                connected.set()
+            end.wait()
+
+        threading.Thread(target=hold, args=(self._end,), name="wiserl-ray", daemon=True).start()
+        connected.wait()
+        if errors:
+            raise errors[0]
 
 
 CONNECTION = Connection()
