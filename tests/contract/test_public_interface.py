@@ -215,3 +215,32 @@ def test_an_agent_made_inside_runner_0_survives_it(cluster: Any, tmp_path: Path)
     # Three shipments of the dead incarnation had been learned from before the next one began.
     assert reports[0]["first"] >= 3 * Tally.ship_every
     assert reports[0]["seen"] >= 3 * Tally.ship_every + Stepper.STEPS - Tally.ship_every
+
+
+def test_runners_that_were_started_before_are_refused_and_new_ones_go_on(wise_rl: WiseRL, tmp_path: Path) -> None:
+    wise_rl.make_agent("agent", Tally)
+    runners = wise_rl.make_runner("stepper", Stepper, {"folder": str(tmp_path)})
+    wise_rl.start_all_runners(runners)
+    with pytest.raises(InputError, match=r"runners 'stepper' were started before.*make new ones with make_runner"):
+        wise_rl.start_all_runners(runners)
+    run_steppers(wise_rl, tmp_path, 1)
+
+
+class NeverFires(Tally):
+    """Overrides both hooks, and publishes nothing."""
+
+    def _sync_model(self) -> None:
+        pass
+
+
+def test_an_agent_whose_sync_model_never_fires_is_told_once_by_name(
+    wise_rl: WiseRL, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    wise_rl.make_agent("agent", NeverFires)
+    run_steppers(wise_rl, tmp_path, 2)
+
+    def told() -> int:
+        said = caplog.text + "".join(capfd.readouterr())
+        return said.count("agent 'agent' (NeverFires) has learned, but its _sync_model has not fired")
+
+    assert wait_for(told, "the warning", 30.0) == 1

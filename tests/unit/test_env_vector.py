@@ -11,7 +11,8 @@ from gymnasium.vector import VectorEnv as GymVectorEnv
 
 from tests.envs import BoxObs, Chain
 from wiserl.core.actions import ActionCodec
-from wiserl.core.spaces import observation_zeros, write_observation
+from wiserl.core.observations import ObservationReader
+from wiserl.core.spaces import observation_zeros
 from wiserl.core.tree import tree_leaves, tree_map
 from wiserl.env.make import make_env
 from wiserl.env.vector import choose as vector_module
@@ -42,7 +43,7 @@ def plain_loop(name, seeds, actions):
 
     def one(obs):
         buffer = observation_zeros(space, (1, 1))
-        write_observation(space, buffer, (0, 0), obs)
+        ObservationReader(space).write(buffer, (0, 0), obs, "it")
         return [leaf[0, 0].tolist() for _, leaf in tree_leaves(buffer)]
 
     first = [one(env.reset(seed=seed)[0]) for env, seed in zip(envs, seeds, strict=True)]

@@ -14,14 +14,12 @@ from hypothesis.extra import numpy as hnp
 from wiserl.core.actions import ActionCodec, action_to_env
 from wiserl.core.spaces import (
     batched_observation,
-    check_observation,
     observation_zeros,
     space_from_json,
     space_to_json,
-    write_observation,
 )
 from wiserl.core.spec import EnvSpec
-from wiserl.util.errors import EnvError, InputError
+from wiserl.util.errors import InputError
 
 BOX = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([6.0, 10.0], np.float32))
 HALF_OPEN = spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([3.0, np.inf], np.float32))
@@ -98,41 +96,12 @@ def test_a_leaf_is_kept_in_its_declared_shape_and_dtype(space, shape, dtype):
     assert not zeros.any()
 
 
-def test_nested_observations_are_written_at_their_index_with_discrete_counted_from_0():
-    space = spaces.Dict({"vector": BOX, "pair": spaces.Tuple((spaces.Discrete(3, start=5), spaces.MultiBinary(2)))})
-    buffers = observation_zeros(space, (2, 3))
-    write_observation(space, buffers, (1, 2), {"vector": np.array([1.0, 2.0]), "pair": (6, np.array([0, 1]))})
-    assert buffers["vector"][1, 2].tolist() == [1.0, 2.0]
-    assert buffers["pair"]["0"][1, 2] == 1
-    assert buffers["pair"]["1"][1, 2].tolist() == [0, 1]
-    assert sum(abs(leaf).sum() for leaf in (buffers["vector"], *buffers["pair"].values())) == 5
-
-
 def test_batched_observations_get_an_agent_axis_and_the_kept_dtype():
     space = spaces.Dict({"x": spaces.Box(0, 1, (2,), np.float64), "d": spaces.Discrete(3, start=2)})
     nested = batched_observation(space, {"x": np.ones((4, 2)), "d": np.array([2, 3, 4, 2])})
     assert nested["x"].shape == (4, 1, 2)
     assert nested["x"].dtype == np.float32
     assert nested["d"].tolist() == [[0], [1], [2], [0]]
-
-
-@pytest.mark.parametrize(
-    ("obs", "said"),
-    [
-        ({"x": np.zeros(3, np.float32)}, r"entry 'x' of it has shape \(3,\), its space says \(2,\)"),
-        ({"x": np.zeros(2, np.complex64)}, "entry 'x' of it has dtype complex64"),
-        ({"y": np.zeros(2, np.float32)}, "lacks 'x'; it has y"),
-        (np.zeros(2), "lacks 'x'; it has type ndarray"),
-    ],
-)
-def test_an_observation_unlike_its_space_is_refused_with_what_differs(obs, said):
-    with pytest.raises(EnvError, match=said):
-        check_observation(spaces.Dict({"x": BOX}), obs, "it")
-
-
-def test_a_float_observation_of_a_byte_space_is_refused():
-    with pytest.raises(EnvError, match="dtype float64"):
-        check_observation(spaces.Box(0, 255, (2,), np.uint8), np.array([0.5, 0.5]), "it")
 
 
 def test_box_actions_are_scaled_to_finite_bounds_and_clipped():

@@ -44,7 +44,7 @@ def quantile_huber(quantiles: Tensor, goal: Tensor) -> Tensor:
         Summed over the estimates, averaged over the samples: `[N]`.
     """
     count = quantiles.shape[1]
-    midpoints = (torch.arange(count, device=quantiles.device) + 0.5) / count
+    midpoints = (torch.arange(count, dtype=quantiles.dtype, device=quantiles.device) + 0.5) / count
     errors = goal.unsqueeze(1) - quantiles.unsqueeze(2)
     sizes = errors.abs()
     huber = torch.where(sizes < 1.0, 0.5 * errors * errors, sizes - 0.5)

@@ -65,7 +65,7 @@ class Temperature(nn.Module):
 
     def __init__(self, start: float) -> None:
         super().__init__()
-        self.log_alpha = nn.Parameter(torch.tensor([math.log(start)]))
+        self.log_alpha = nn.Parameter(torch.tensor([math.log(start)], dtype=torch.float32))
 
 
 def critic_loss(critics: Critics, target: Critics, actor: Actor, batch: dict[str, Any], alpha: Tensor, noise: Tensor
@@ -174,7 +174,7 @@ class SAC(OffPolicyActorCritic):
         given = self.config.ent_coef
         if given == "auto":
             return self.temperature.log_alpha.detach().exp()
-        return torch.full((1,), float(given), device=self.device)
+        return torch.full((1,), float(given), dtype=torch.float32, device=self.device)
 
     def choose_action(self, obs: Nested, deterministic: bool = False, memory: Array | None = None,
                       mask: Array | None = None) -> dict[str, Array]:  # fmt: skip
@@ -198,7 +198,9 @@ class SAC(OffPolicyActorCritic):
     def _noise(self, batch: dict[str, Any]) -> tuple[Tensor, ...]:
         """What an action of each transition is drawn with; nothing where the expectation is taken."""
         shape = (len(batch["reward"]), self.size)
-        return () if self.discrete else (torch.randn(shape, generator=self.generator, device=self.device),)
+        if self.discrete:
+            return ()
+        return (torch.randn(shape, generator=self.generator, dtype=torch.float32, device=self.device),)
 
     def learn(self, batch: dict[str, Any], rate: float) -> tuple[Tensor, dict[str, Tensor | float]]:
         """One Adam step on each loss: critics, actor, temperature."""

@@ -65,7 +65,8 @@ class TD3(DDPG):
     def learn(self, batch: dict[str, Any], rate: float) -> tuple[Tensor, dict[str, Tensor | float]]:
         """One Adam step of the critics; each `policy_delay`-th time one of the actor, and the targets follow."""
         config = self.config
-        noise = torch.randn(len(batch["reward"]), self.size, generator=self.generator, device=self.device)
+        shape = (len(batch["reward"]), self.size)
+        noise = torch.randn(shape, generator=self.generator, dtype=torch.float32, device=self.device)
         value_loss, errors = self._critic_loss(
             self.critics.online, self.critics.target, self.actor.target, batch, noise * config.target_policy_noise,
             config.target_noise_clip,

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from wiserl.core.tree import Array
-from wiserl.util.errors import EnvError, InputError
+from wiserl.util.errors import InputError
 
 Space = spaces.Space[Any]
 
@@ -179,18 +179,6 @@ def observation_zeros(space: Space, leading: tuple[int, ...]) -> Any:
     return np.zeros(leading + shape, dtype)
 
 
-def write_observation(space: Space, buffers: Any, index: tuple[int, ...], obs: Any) -> None:
-    """Put the observation of one agent, as the env gave it, at `buffers[leaf][index]`."""
-    children = child_spaces(space)
-    if children is not None:
-        for name, key, child in children:
-            write_observation(child, buffers[name], index, obs[key])
-    elif isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
-        buffers[index] = obs - space.start
-    else:
-        buffers[index] = obs
-
-
 def clear_observation(buffers: Any, index: tuple[int, ...]) -> None:
     """Set the observation at `buffers[leaf][index]` to zeros (the row of an agent that is gone)."""
     if isinstance(buffers, dict):
@@ -198,32 +186,6 @@ def clear_observation(buffers: Any, index: tuple[int, ...]) -> None:
             clear_observation(child, index)
     else:
         buffers[index] = 0
-
-
-def check_observation(space: Space, obs: Any, who: str, path: str = "") -> None:
-    """Check keys, shape and dtype kind of one observation; its values are not looked at.
-
-    Raises:
-        EnvError: naming env, entry, what it has and what its space says.
-    """
-    hint = "make the env return what its observation_space says (`wiserl check-env` helps)"
-    entry = f" entry '{path}'" if path else ""
-    children = child_spaces(space)
-    if children is not None:
-        for name, key, child in children:
-            try:
-                value = obs[key]
-            except (KeyError, IndexError, TypeError):
-                has = ", ".join(map(str, obs)) if isinstance(obs, Mapping) else f"type {type(obs).__name__}"
-                raise EnvError(f"observation{entry} of {who} lacks '{name}'; it has {has}: {hint}") from None
-            check_observation(child, value, who, f"{path}.{name}" if path else name)
-        return
-    shape, dtype = leaf_layout(space)
-    given = np.asarray(obs)
-    if given.shape != shape:
-        raise EnvError(f"observation{entry} of {who} has shape {given.shape}, its space says {shape}: {hint}")
-    if not np.can_cast(given.dtype, dtype, "same_kind"):
-        raise EnvError(f"observation{entry} of {who} has dtype {given.dtype}, its space says {space.dtype}: {hint}")
 
 
 def batched_observation(space: Space, obs: Any) -> Any:

@@ -77,8 +77,8 @@ class _SingleChecker(Checker):
         obs, reward, terminated, truncated, info = given
         self.check_obs(self.env.observation_space, obs, "step()")
         self.check_reward(reward, "step()")
-        self.check_flag("terminated", terminated, "step()")
-        self.check_flag("truncated", truncated, "step()")
+        terminated = self.check_flag("terminated", terminated, "step()")
+        truncated = self.check_flag("truncated", truncated, "step()")
         if not isinstance(info, dict):
             self.say(
                 "info", f"info of step() is a {type(info).__name__}", "return a dict, {} when there is nothing to say"
@@ -89,7 +89,7 @@ class _SingleChecker(Checker):
         self._last = obs
         self.masks.look("", self._action_space, obs, info, "step()", acts=not terminated)
         self.note_step(obs, reward)
-        return (obs, reward, terminated, truncated), bool(terminated or truncated)
+        return (obs, reward, terminated, truncated), terminated or truncated
 
     def random_action(self) -> Any:
         return _random_action(self, self._action_space, "")
@@ -167,9 +167,9 @@ class _ParallelChecker(Checker):
                     self.say(name, what, "return an entry for each agent that acted, also when it has just ended")
                     raise Stop
             self.check_reward(rewards[agent], f"step(), agent {agent}")
-            self.check_flag("terminated", terminations[agent], f"step(), agent {agent}")
-            self.check_flag("truncated", truncations[agent], f"step(), agent {agent}")
-            self._check_end(agent, bool(terminations[agent]), bool(truncations[agent]), obs)
+            terminated = self.check_flag("terminated", terminations[agent], f"step(), agent {agent}")
+            truncated = self.check_flag("truncated", truncations[agent], f"step(), agent {agent}")
+            self._check_end(agent, terminated, truncated, obs)
             if agent in obs:
                 self.note_step(obs[agent], rewards[agent])
         self._check_agents(obs, "step()")

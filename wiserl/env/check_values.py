@@ -12,7 +12,8 @@ from gymnasium import spaces
 
 from wiserl.core.actions import ACTION_KINDS, ActionCodec
 from wiserl.core.spaces import LEAF_SPACES, OBSERVATION_KINDS, child_spaces, entries_problem, leaf_spaces
-from wiserl.util.errors import InputError
+from wiserl.env.contract import read_flag, read_reward
+from wiserl.util.errors import EnvError, InputError
 
 
 @dataclass(frozen=True)
@@ -133,13 +134,21 @@ class Findings:
 
     def check_reward(self, reward: Any, when: str) -> None:
         """Note a reward that is no finite number."""
-        if not isinstance(reward, Real) and not (isinstance(reward, np.ndarray) and reward.ndim == 0):
+        try:
+            number = read_reward(reward, when)
+        except EnvError:
+            number = None
+        if number is None or not (isinstance(reward, Real) or (isinstance(reward, np.ndarray) and reward.ndim == 0)):
             self.say("reward", f"reward of {when} is {reward!r} ({type(reward).__name__})", "return float(reward)")
-        elif not np.isfinite(float(reward)):
+        elif not np.isfinite(number):
             fix = "return finite rewards: training stops at the first that is not"
             self.say("reward", f"reward of {when} is {reward}", fix)
 
-    def check_flag(self, name: str, value: Any, when: str) -> None:
-        """Note a terminated or truncated that is no bool."""
+    def check_flag(self, name: str, value: Any, when: str) -> bool:
+        """Note a terminated or truncated that is no bool; returns what it is taken for."""
         if not isinstance(value, bool | np.bool_):
             self.say(name, f"{name} of {when} is {value!r} ({type(value).__name__})", f"return bool({name})")
+        try:
+            return read_flag(name, value, when)
+        except EnvError:
+            return True  # the episode ends, and a new one begins

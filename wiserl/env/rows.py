@@ -5,79 +5,35 @@ What trains on rows has no multi-agent branch: an agent that is gone is a row wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import FrameStackObservation, MaxAndSkipObservation
 
 from wiserl.core.actions import ActionCodec
-from wiserl.core.masks import MaskLayout, take_mask
-from wiserl.core.spaces import (
-    check_observation,
-    clear_observation,
-    entries_problem,
-    observation_zeros,
-    write_observation,
-)
+from wiserl.core.masks import take_mask
+from wiserl.core.observations import ObservationReader
+from wiserl.core.spaces import clear_observation, entries_problem, observation_zeros
 from wiserl.core.spec import EnvSpec
 from wiserl.core.tree import Array
 from wiserl.env.agents import agents_of
+from wiserl.env.contract import (
+    NUMBERS,
+    check_dicts,
+    of_agent,
+    read_flag,
+    read_info,
+    read_reward,
+    reset_parts,
+    step_parts,
+)
 from wiserl.env.make import EnvLike, env_id, is_parallel
 from wiserl.env.masks import MaskReader
+from wiserl.env.row_buffers import RowBuffers
 from wiserl.util.errors import EnvError, InputError
 from wiserl.util.seeding import episode_seed
-
-
-@dataclass(slots=True)
-class RowBuffers:
-    """Where envs write what a step gave; one index per env on the first axis.
-
-    Attributes:
-        obs: nested arrays `[E, A, ...]`, the observation to act on next (of the new episode, after an autoreset).
-        final_obs: the same layout; the true final observation, valid where `ended`.
-        reward: float32 `[E, A]`.
-        terminated: bool `[E, A]`.
-        truncated: bool `[E, A]`, never True together with `terminated`.
-        alive: bool `[E, A]`, which rows act next.
-        ended: bool `[E]`, the envs in which the episode of at least one agent ended at this step.
-        env_ended: bool `[E]`, the envs that were reset at this step: nobody was left to act.
-        episode: uint64 `[E]`, the env's episode that is going, as `util.seeding` numbers them.
-        mask: bool `[E, A, n]`, which actions are valid on `obs`; all True in rows that do not act. Written if the env gives masks.
-        final_mask: the same for `final_obs`.
-    """
-
-    obs: Any
-    final_obs: Any
-    reward: Array
-    terminated: Array
-    truncated: Array
-    alive: Array
-    ended: Array
-    env_ended: Array
-    episode: Array
-    mask: Array
-    final_mask: Array
-
-    @classmethod
-    def zeros(cls, spec: EnvSpec, num_envs: int) -> RowBuffers:
-        """Buffers for `num_envs` envs, all zeros and False."""
-        rows, choices = (num_envs, spec.num_agents), MaskLayout(spec.action_space).size
-        return cls(
-            obs=observation_zeros(spec.observation_space, rows),
-            final_obs=observation_zeros(spec.observation_space, rows),
-            reward=np.zeros(rows, np.float32),
-            terminated=np.zeros(rows, np.bool_),
-            truncated=np.zeros(rows, np.bool_),
-            alive=np.zeros(rows, np.bool_),
-            ended=np.zeros(num_envs, np.bool_),
-            env_ended=np.zeros(num_envs, np.bool_),
-            episode=np.zeros(num_envs, np.uint64),
-            mask=np.zeros((*rows, choices), np.bool_),
-            final_mask=np.zeros((*rows, choices), np.bool_),
-        )
 
 
 def read_spec(env: Any, name: EnvLike) -> EnvSpec:
@@ -145,8 +101,13 @@ class EnvRows:
         masks: reads its action masks.
     """
 
-    def __init__(self, env: Any, spec: EnvSpec, buffers: RowBuffers | None = None, index: int = 0) -> None:
-        """Adapt `env`, whose spec `read_spec` gives; `buffers` of one env are made when none are given."""
+    def __init__(
+        self, env: Any, spec: EnvSpec, buffers: RowBuffers | None = None, index: int = 0, copy: int = 0
+    ) -> None:
+        """Adapt `env`, whose spec `read_spec` gives; `buffers` of one env are made when none are given.
+
+        `copy` numbers it in messages.
+        """
         self.env = env
         self.spec = spec
         self.buffers = RowBuffers.zeros(spec, 1) if buffers is None else buffers
@@ -154,40 +115,44 @@ class EnvRows:
         self._parallel = is_parallel(env)
         self.masks = MaskReader(spec, self.buffers.mask[index], self.buffers.final_mask[index])
         self._row = {agent: row for row, agent in enumerate(self.spec.agents)}
+        self._reader = ObservationReader(spec.observation_space)
+        self._who = f"env '{spec.id}', copy {copy}"
+        self._reset, self._stepped = f"reset() of {self._who},", f"step() of {self._who},"
+        self._whose_reset, self._whose = (
+            {agent: f"{call} agent {agent}," for agent in self._row} for call in (self._reset, self._stepped)
+        )
 
     def begin(self, episode: int) -> None:
         """Start an episode, seeded by its number.
 
         Raises:
-            EnvError: an observation lacks an entry, or has another shape or dtype than its space.
+            EnvError: what the env returned is not what it promised.
         """
-        self._begin(episode, check=True)
+        self._begin(episode)
 
     def _begin_next(self) -> None:
         self._begin(int(self.buffers.episode[self._index]) + 1)
 
-    def _begin(self, episode: int, check: bool = False) -> None:
+    def _begin(self, episode: int) -> None:
         self.buffers.episode[self._index] = episode
-        obs, info = self.env.reset(seed=episode_seed(episode))
-        who = f"env '{self.spec.id}'"
-        self.masks.begin(info.values() if self._parallel else (info,))
+        obs, info = reset_parts(self.env.reset(seed=episode_seed(episode)), self._reset)
         if not self._parallel:
+            info = read_info(info, self._reset)
+            self.masks.begin((info,))
             if self.masks.given:
                 obs = self.masks.take(obs, info, 0)
-            if check:
-                check_observation(self.spec.observation_space, obs, who)
-            write_observation(self.spec.observation_space, self.buffers.obs, (self._index, 0), obs)
+            self._reader.write(self.buffers.obs, (self._index, 0), obs, self._reset)
             self.buffers.alive[self._index] = True
             return
+        check_dicts((obs, info), ("observations", "infos"), self._reset)
+        self.masks.begin(info.values())
         if not self.env.agents:
-            raise EnvError(f"{who} has no agents after reset; expected at least one of {', '.join(self.spec.agents)}")
-        if check:
-            for agent, value in obs.items():
-                whose = f"{who}, agent {agent}"
-                check_observation(self.spec.observation_space, self.masks.bare(value, whose), whose)
-        self._write_living(obs, info, self.env.agents)
+            raise EnvError(
+                f"{self._who} has no agents after reset; expected at least one of {', '.join(self.spec.agents)}"
+            )
+        self._write_living(obs, info, self.env.agents, self._whose_reset)
 
-    def step(self, actions: Array) -> dict[str, Any]:
+    def step(self, actions: Array) -> Mapping[str, Any]:
         """Step the env once and restart it if its episode is over.
 
         Args:
@@ -197,16 +162,21 @@ class EnvRows:
             the env's info (of the last step, not of a reset); for a parallel env {agent: info} of those that have one.
 
         Raises:
-            EnvError: a parallel env broke its contract.
+            EnvError: what the env returned is not what it promised.
         """
         if self.masks.given:
             self.masks.count()
         return self._step_parallel(actions) if self._parallel else self._step_single(actions[0])
 
-    def _step_single(self, action: Any) -> dict[str, Any]:
+    def _step_single(self, action: Any) -> Mapping[str, Any]:
         buffers, e = self.buffers, self._index
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        buffers.reward[e, 0] = reward
+        who = self._stepped
+        obs, reward, terminated, truncated, info = step_parts(self.env.step(action), who)
+        if type(terminated) is not bool or type(truncated) is not bool:
+            terminated, truncated = read_flag("terminated", terminated, who), read_flag("truncated", truncated, who)
+        if type(info) is not dict:
+            info = read_info(info, who)
+        buffers.reward[e, 0] = reward if type(reward) in NUMBERS else read_reward(reward, who)
         buffers.terminated[e, 0] = terminated
         buffers.truncated[e, 0] = truncated and not terminated
         masks = self.masks
@@ -216,30 +186,38 @@ class EnvRows:
             masks.refuse_late((info,))
         if terminated or truncated:
             buffers.ended[e] = buffers.env_ended[e] = True
-            write_observation(self.spec.observation_space, buffers.final_obs, (e, 0), obs)
+            self._reader.write(buffers.final_obs, (e, 0), obs, who)
             self._begin_next()
         else:
             buffers.ended[e] = buffers.env_ended[e] = False
-            write_observation(self.spec.observation_space, buffers.obs, (e, 0), obs)
-        return info if isinstance(info, dict) else {}
+            self._reader.write(buffers.obs, (e, 0), obs, who)
+        seen: Mapping[str, Any] = info
+        return seen
 
-    def _step_parallel(self, actions: Array) -> dict[str, Any]:
+    def _step_parallel(self, actions: Array) -> Mapping[str, Any]:
         buffers, e = self.buffers, self._index
         acting = {agent: actions[self._row[agent]] for agent in self.env.agents}
-        obs, rewards, terminations, truncations, infos = self.env.step(acting)
+        who = self._stepped
+        parts = step_parts(self.env.step(acting), who)
+        check_dicts(parts, ("observations", "rewards", "terminations", "truncations", "infos"), who)
+        obs, rewards, terminations, truncations, infos = parts
         for array in (buffers.reward, buffers.terminated, buffers.truncated, buffers.ended, buffers.env_ended):
             array[e] = 0
         # Some envs keep an agent that has ended in env.agents, and go on to report its end: it counts once.
-        over = {agent for agent in self._row if terminations.get(agent) or truncations.get(agent)}
-        ended = []
+        over, ended = set(), []
         for agent, row in self._row.items():
             if not buffers.alive[e, row]:
+                if terminations.get(agent) or truncations.get(agent):
+                    over.add(agent)
                 continue
-            terminated, truncated = bool(terminations.get(agent)), bool(truncations.get(agent))
-            buffers.reward[e, row] = rewards.get(agent, 0.0)
+            whose = self._whose[agent]
+            terminated = read_flag("terminated", of_agent(terminations, "termination", agent, who), whose)
+            truncated = read_flag("truncated", of_agent(truncations, "truncation", agent, who), whose)
+            buffers.reward[e, row] = read_reward(of_agent(rewards, "reward", agent, who), whose)
             buffers.terminated[e, row] = terminated
             buffers.truncated[e, row] = truncated and not terminated
-            if agent in over:
+            if terminated or truncated:
+                over.add(agent)
                 ended.append(agent)
             elif agent not in self.env.agents:
                 raise EnvError(
@@ -249,14 +227,22 @@ class EnvRows:
         living = [agent for agent in self.env.agents if agent not in over]
         if not self.masks.given:
             self.masks.refuse_late(infos.values())
-        self._write_living(obs, infos, living)
+        self._write_living(obs, infos, living, self._whose)
         if ended or not living:
             self._end(obs, infos, ended, over=not living)
         return {agent: info for agent, info in infos.items() if info}
 
-    def _write_living(self, obs: dict[str, Any], infos: dict[str, Any], living: list[str]) -> None:
+    def _write_living(
+        self, obs: Mapping[str, Any], infos: Mapping[str, Any], living: list[str], whose: Mapping[str, str]
+    ) -> None:
         """Write observations, masks and `alive` of all rows: those in `living` from `obs`, zeros for the others."""
         buffers, e = self.buffers, self._index
+        for agent in living:
+            if agent not in self._row:
+                raise EnvError(
+                    f"{self._who} has agent {agent} in env.agents, which its possible_agents lack: {', '.join(map(str, self._row))}. "
+                    "List every agent that can ever act there"
+                )
         for agent, row in self._row.items():
             is_living = agent in living
             if is_living:
@@ -266,12 +252,12 @@ class EnvRows:
                         f"{', '.join(map(str, obs))}. Return one for each agent that acts next"
                     )
                 value = self.masks.take(obs[agent], infos.get(agent), row) if self.masks.given else obs[agent]
-                write_observation(self.spec.observation_space, buffers.obs, (e, row), value)
+                self._reader.write(buffers.obs, (e, row), value, whose[agent])
             elif buffers.alive[e, row]:
                 clear_observation(buffers.obs, (e, row))
             buffers.alive[e, row] = is_living
 
-    def _end(self, obs: dict[str, Any], infos: dict[str, Any], ended: list[str], over: bool) -> None:
+    def _end(self, obs: Mapping[str, Any], infos: Mapping[str, Any], ended: list[str], over: bool) -> None:
         """Keep the final observations of the agents whose episode ended; restart the env when nobody is left."""
         buffers, e, masks = self.buffers, self._index, self.masks
         for agent, row in self._row.items():
@@ -281,7 +267,7 @@ class EnvRows:
                 value = masks.bare(obs[agent], agent)
                 if masks.given and agent in ended:
                     value = masks.take_final(obs[agent], infos.get(agent), row, bool(buffers.terminated[e, row]))
-                write_observation(self.spec.observation_space, buffers.final_obs, (e, row), value)
+                self._reader.write(buffers.final_obs, (e, row), value, self._whose[agent])
             elif agent in ended and not buffers.terminated[e, row]:
                 raise EnvError(
                     f"env '{self.spec.id}': agent {agent} was truncated without a final observation; "

@@ -76,9 +76,10 @@ class Experiment:
 
     def __init__(self, run: RunConfig, config: Any, resume: bool, transform: Transform | None = None) -> None:
         self._begun = time.monotonic()
+        home = Path.cwd()  # before an env is made, which may change it
         self.prepared = prepare(run, config, transform)
         self.run, self.backend, self.resume = self.prepared.run, self.prepared.backend, resume
-        self.claimed, self.finished = take_folder(self.prepared, resume)
+        self.claimed, self.finished = take_folder(self.prepared, resume, home)
         self.folder = self.claimed.path
 
     def execute(self, quiet: bool, json_summary: bool) -> dict[str, Any]:

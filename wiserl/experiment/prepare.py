@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from wiserl.agent.base.off_policy import OffPolicyConfig
 from wiserl.core.config import to_plain
 from wiserl.core.spec import EnvSpec
 from wiserl.env.goal_reward import GoalReward
@@ -19,6 +20,7 @@ from wiserl.env.masks import with_masks
 from wiserl.env.rows import read_spec
 from wiserl.env.vector.choose import choose_vector
 from wiserl.policy.trust import Names
+from wiserl.replay.dataset import MINARI
 from wiserl.run_folder.checkpoint import FORMAT
 from wiserl.run_folder.claim import RunFolder, claim, finished_summary, reopen
 from wiserl.training.gym_runner import GymRunnerArgs
@@ -96,6 +98,7 @@ def prepare(run: RunConfig, config: Any, transform: Transform | None = None) -> 
             backend or device here.
     """
     GymRunnerArgs.check_transform(transform)
+    config = with_whole_paths(config)
     algorithm = run.algo.algorithm
     spec = look_at_env(run)
     algorithm(spec=spec, config=config)  # an env it cannot do is refused here, before anything is started
@@ -106,6 +109,13 @@ def prepare(run: RunConfig, config: Any, transform: Transform | None = None) -> 
     run = dataclasses.replace(run, device=device, learner_gpus=gpus)
     run = with_defaults(run, steps * run.runners * run.envs, algorithm.on_policy)
     return Prepared(run, config, spec, backend, steps, transform, vector_reason)
+
+
+def with_whole_paths(config: Any) -> Any:
+    """The config with the path of its data set from the root: an env or the learner's process may be in another folder."""
+    if not isinstance(config, OffPolicyConfig) or not config.dataset or config.dataset.startswith(MINARI):
+        return config
+    return dataclasses.replace(config, dataset=str(Path(config.dataset).expanduser().absolute()))
 
 
 def look_at_env(run: RunConfig) -> EnvSpec:
@@ -166,8 +176,10 @@ def with_defaults(run: RunConfig, round_steps: int, on_policy: bool) -> RunConfi
     )
 
 
-def take_folder(prepared: Prepared, resume: bool) -> tuple[RunFolder, dict[str, Any] | None]:
+def take_folder(prepared: Prepared, resume: bool, home: Path) -> tuple[RunFolder, dict[str, Any] | None]:
     """The run's folder with its `config.json`; and of a resumed run with no env steps left to do, its summary.
+
+    A relative name is taken from `home`, wherever an env or a process of Ray has gone since.
 
     Raises:
         InputError: a new run's folder holds a run already, or the run to resume has another transform.
@@ -175,7 +187,7 @@ def take_folder(prepared: Prepared, resume: bool) -> tuple[RunFolder, dict[str, 
     run = prepared.run
     if not resume:
         name = run.run_dir or "runs/" + re.sub("[/:]", "-", f"{run.algo.name}-{env_id(run.env)}-s{run.seed}")
-        return claim(name, not run.run_dir, prepared.settings), None
-    path = Path(str(run.run_dir))
+        return claim(str(home / name), not run.run_dir, prepared.settings), None
+    path = home / str(run.run_dir)
     summary = finished_summary(path, run.total_steps)
     return reopen(path, prepared.settings(path), summary is not None), summary

@@ -23,7 +23,7 @@ layers 64 to 256 wide, amid the rest of an update (alone, it pays from half of t
 """
 MIN_TANH = 2**13
 """Values of tanh from which on the cheaper way to them pays for the node."""
-_MINUS_ONE = torch.tensor(-1.0)
+_MINUS_ONE = torch.tensor(-1.0, dtype=torch.float32)
 
 Activation: TypeAlias = Literal["none", "relu", "tanh"]
 Layers: TypeAlias = Sequence[tuple[Tensor, Tensor]]
@@ -105,7 +105,7 @@ def _product(
 @functools.cache
 def _has_onednn() -> bool:
     """Whether the kernel, which is no public one, is there and takes what it is given here."""
-    row = torch.ones(1, 1)
+    row = torch.ones(1, 1, dtype=torch.float32)
     with contextlib.suppress(AttributeError, RuntimeError, TypeError):
         torch.ops.mkldnn._linear_pointwise(row, row, None, "none", [], "")
         return True

@@ -228,7 +228,7 @@ class LayerNetwork(Features):
         """`[N, size]`."""
         rows = tree_leaves(obs)[0][1]
         if not len(rows):  # not every layer takes nothing
-            return torch.zeros(0, self.size, device=rows.device)
+            return torch.zeros(0, self.size, dtype=torch.float32, device=rows.device)
         features: Tensor = self.layers(self.rows(obs))
         return features
 

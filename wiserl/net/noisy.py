@@ -91,7 +91,7 @@ class Noise:
             normal = torch.from_numpy(generator.standard_normal(sum(self._sizes), np.float32))
             normal = normal.to(self._layers[0].weight_mean.device)
         else:
-            normal = torch.randn(sum(self._sizes), generator=generator, device=generator.device)
+            normal = torch.randn(sum(self._sizes), generator=generator, dtype=torch.float32, device=generator.device)
         factors = torch.split(normal.sign() * normal.abs().sqrt(), self._sizes)
         try:
             for layer, inputs, outputs in zip(self._layers, factors[::2], factors[1::2], strict=True):

@@ -81,7 +81,7 @@ class FlatAdam:
         self.learning_rate = learning_rate
         self._eps = eps
         self._moments = {"exp_avg": torch.zeros_like(flat), "exp_avg_sq": torch.zeros_like(flat)}
-        self._moments["step"] = torch.zeros((), device=flat.device)
+        self._moments["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
 
     def step(self, loss: Tensor, learning_rate: float) -> None:
         """One update by the gradient of `loss`."""
@@ -157,10 +157,10 @@ def _adam_(
 @functools.cache
 def _has_fused_adam() -> bool:
     """Whether the kernel, which is no public one, is there and takes what it is given here."""
-    one = torch.ones(1)
+    one, step = torch.ones(1, dtype=torch.float32), torch.ones((), dtype=torch.float32)
     with contextlib.suppress(AttributeError, RuntimeError, TypeError):
         torch._fused_adam_(
-            [one], [one], [one], [one], [], [torch.ones(())], lr=0.0, beta1=_BETA1, beta2=_BETA2, weight_decay=0.0, eps=1.0,
+            [one], [one], [one], [one], [], [step], lr=0.0, beta1=_BETA1, beta2=_BETA2, weight_decay=0.0, eps=1.0,
             amsgrad=False, maximize=False,
         )  # fmt: skip
         return True

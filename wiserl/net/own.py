@@ -114,7 +114,7 @@ class OwnNetwork(Features):
         """`[N, size]`."""
         rows = tree_leaves(obs)[0][1]
         if not len(rows):  # no episode ended, say; many a network's reshape(N, -1) fails on nothing
-            return torch.zeros(0, self.size, device=rows.device)
+            return torch.zeros(0, self.size, dtype=torch.float32, device=rows.device)
         features: Tensor = self.network(obs)
         return features.float()
 

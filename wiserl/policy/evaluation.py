@@ -13,7 +13,7 @@ from wiserl.core.tree import Array
 from wiserl.env.make import EnvLike, env_id
 from wiserl.env.vector.choose import make_vector
 from wiserl.policy.policy import Policy
-from wiserl.util.errors import InputError
+from wiserl.util.errors import EnvError, InputError
 from wiserl.util.seeding import derive_seed
 
 log = logging.getLogger("wiserl")
@@ -67,8 +67,12 @@ def run_episodes(
             memory.restart(alive)
             totals, going = np.zeros(envs.num_envs), np.arange(envs.num_envs) < wanted
             reached: list[bool | None] = [None] * wanted
-            for _ in range(MAX_STEPS):
-                step = envs.step(policy.act(obs, deterministic, memory, *(() if mask is None else (mask,))))
+            for number in range(MAX_STEPS):
+                action = policy.act(obs, deterministic, memory, *(() if mask is None else (mask,)))
+                try:
+                    step = envs.step(action)
+                except EnvError as error:
+                    raise EnvError(f"in an evaluation, at step {number} of its episodes: {error}") from error
                 memory.forget(step.terminated | step.truncated, step.alive)
                 totals += step.reward.sum(axis=1) * going
                 for i, info in step.infos:

@@ -16,15 +16,8 @@ from wiserl.core.actions import ActionCodec
 from wiserl.core.config import make_config
 from wiserl.core.masks import ENTRY, split_observation
 from wiserl.core.memory import RowMemory
-from wiserl.core.spaces import (
-    Space,
-    check_observation,
-    leaf_layout,
-    leaf_spaces,
-    observation_zeros,
-    with_text_keys,
-    write_observation,
-)
+from wiserl.core.observations import ObservationReader
+from wiserl.core.spaces import Space, leaf_layout, leaf_spaces, observation_zeros, with_text_keys
 from wiserl.core.spec import EnvSpec
 from wiserl.core.tree import Array, Nested, leading_axes
 from wiserl.net.size import parameters_up_to
@@ -89,6 +82,7 @@ class Policy:
         # Where training left off: a new algorithm would act at random, as before its first update.
         self._algorithm.env_steps, self._algorithm.updates = self.manifest["env_steps"], self.manifest.get("updates", 0)
         self._codec = ActionCodec(self.spec.action_space)
+        self._reader = ObservationReader(self.spec.observation_space)
         self._memories: dict[str, RowMemory] = {}  # by agent
 
     def memory(self, envs: int, agents: int) -> RowMemory:
@@ -142,9 +136,8 @@ class Policy:
                 obs, mask = split_observation(self.spec, obs, self.spec.agents[0])
             valid = None if mask is None else self._valid(mask)
             obs = with_text_keys(self.spec.observation_space, obs)
-            check_observation(self.spec.observation_space, obs, self.spec.agents[0])
             buffers = observation_zeros(self.spec.observation_space, (1, 1))
-            write_observation(self.spec.observation_space, buffers, (0, 0), obs)
+            self._reader.write(buffers, (0, 0), obs, self.spec.agents[0])
         except (EnvError, TypeError, ValueError, KeyError) as error:
             raise InputError(f"observation does not fit {self.spec.observation_space}: {error}") from None
         if valid is None and self.spec.masks:

@@ -137,7 +137,7 @@ class Collector:
             version: of the weights that it acts with.
 
         Raises:
-            EnvError: an observation or reward is not finite.
+            EnvError: what an env returned is not what it promised, or an observation or reward is not finite.
             Diverged: an action is not, on an observation that is.
             InputError: `act` gave something else than arrays for each env and agent.
         """
@@ -171,7 +171,12 @@ class Collector:
             self._check_chosen(chosen)
         given = chosen if episodes.mask is None else {**chosen, "action_mask": episodes.mask}
         buffer.add_choice(episodes.obs, episodes.alive, given)
-        buffer.add_outcome(*episodes.step(chosen["action"]))
+        try:
+            outcome = episodes.step(chosen["action"])
+        except EnvError as error:
+            where = f"at step {episodes.vector_steps} of runner {int(self._place['rank'][0])}"
+            raise EnvError(f"{where}: {error}") from error
+        buffer.add_outcome(*outcome)
 
     def _fragment(self, version: int, fresh: bool) -> Fragment:
         envs = self._rows[0]

@@ -87,11 +87,12 @@ current_runner: ContextVar[RunnerContext | None] = ContextVar("current_runner", 
 
 @dataclass
 class RunnerGroup:
-    """What `make_runner` returns: `num` runners of one class."""
+    """What `make_runner` returns: `num` runners of one class. They run once, since they are closed when they have run."""
 
     name: str
     num: int
     members: list[Any]
+    started: bool = False
 
     def __len__(self) -> int:
         return self.num

@@ -33,6 +33,7 @@ class Learner:
         self._settled: dict[int, tuple[int, int]] = {}
         self._weights: Packed | None = None
         self._to_publish: Packed | None = None
+        self._told = False
         agent.start_learning()
         agent._publisher = self._pack
         agent._sync_model()
@@ -127,9 +128,22 @@ class Learner:
             if learned and self._to_publish is None:
                 self.agent._sync_model()
         self._publish()
+        if learned and self._weights is None:
+            self._tell_nothing_fired()
         for shipment in shipments:
             done = (shipment.incarnation, shipment.sequence)
             self._settled[shipment.rank] = max(done, self._settled.get(shipment.rank, done))
+
+    def _tell_nothing_fired(self) -> None:
+        if self._told or not self.agent.acts_on_runner():
+            return
+        self._told = True
+        log.warning(
+            "agent '%s' (%s) has learned, but its _sync_model has not fired: runners go on acting with the parameters they began "
+            "with. Call self._fire(params) in _sync_model.",
+            self.name,
+            type(self.agent).__name__,
+        )
 
     def _publish(self) -> None:
         if self._to_publish is not None:

@@ -22,15 +22,14 @@ from wiserl.core.runner import Runner
 from wiserl.transport.backend import RunnerContext, RunnerGroup, attach_session, limit_threads
 from wiserl.transport.cluster import HeadWatch
 from wiserl.transport.handle import AgentHandle
+from wiserl.transport.ray_connection import CONNECTION
 from wiserl.transport.ray_import import ray
 from wiserl.transport.ray_places import (
     QUIET,
     RunnerPlace,
     Session,
-    connect,
     cpus_by_node,
     get_answer,
-    leave_in_time,
     near_files,
     wait_placed,
 )
@@ -110,10 +109,10 @@ class RayBackend:
 
     name = "ray"
 
-    def __init__(self, session: Session, connected_here: bool, place: tuple[int, int, int] = (-1, 0, 0)) -> None:
+    def __init__(self, session: Session, joined: bool, place: tuple[int, int, int] = (-1, 0, 0)) -> None:
         self.session = session
         self.context = RunnerContext(self, *place)
-        self._connected_here = connected_here
+        self._joined = joined  # the script; its actors are connected by Ray
         self._actors: dict[str, Any] = {}
         self._keeper: Any = None
         self._group: RunnerGroup | None = None
@@ -124,14 +123,13 @@ class RayBackend:
         """Use the cluster this process is connected to; else join RAY_ADDRESS or what `ray start` began here; else start one.
 
         Raises:
-            InputError: nothing answers at RAY_ADDRESS, or it refuses; or a variable that is to be a number is none.
+            InputError: nothing answers at RAY_ADDRESS, or it refuses; a variable that is to be a number is none; or this process
+                was forked from one that has used Ray.
         """
         num_threads(), wait_seconds()  # in the actors, which get them, it would be too late to say what is wrong
-        connected_here = not ray.is_initialized()
-        if connected_here:
-            connect()
+        CONNECTION.join()
         variables = {key: value for key, value in os.environ.items() if key.startswith("WISERL_")}
-        backend = cls(Session(f"wiserl-{uuid.uuid4().hex[:12]}", variables), connected_here)
+        backend = cls(Session(f"wiserl-{uuid.uuid4().hex[:12]}", variables), joined=True)
         atexit.register(backend._end_actors)  # Ray's own handler comes after it, when the last output has been shown
         return backend
 
@@ -212,13 +210,12 @@ class RayBackend:
         return int(sum(cpus_by_node().values()))
 
     def close(self) -> None:
-        """End every actor of this session, and leave the cluster; Ray ends it if it was started here.
-
-        It takes seconds, also where a part of Ray hangs.
+        """End every actor of this session, and leave the cluster if no other run of this process is in it; Ray ends it if it was
+        started here. It takes seconds, also where a part of Ray hangs.
         """
         atexit.unregister(self._end_actors)
-        if self._connected_here:
-            leave_in_time(self._end_actors)
+        if self._joined:
+            CONNECTION.leave(self._end_actors)
         else:
             self._end_actors()
 

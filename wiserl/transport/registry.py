@@ -135,11 +135,21 @@ class WiseRL:
 
         Returns:
             The number of restarts.
+
+        Raises:
+            InputError: they were started before.
         """
         groups = [runners] if isinstance(runners, RunnerGroup) else list(runners)
         if len(groups) != 1:
             raise InputError(f"start_all_runners takes what one make_runner call returned, not {len(groups)} groups")
-        return self.backend.start_runners(groups[0], poll, max_restarts)
+        group = groups[0]
+        if group.started:
+            raise InputError(
+                f"the runners '{group.name}' were started before, and are closed when they have run: make new ones with "
+                f"make_runner('{group.name}', ...); the agents go on from what they have learned"
+            )
+        group.started = True
+        return self.backend.start_runners(group, poll, max_restarts)
 
     def call(self, name: str, method: str, *args: Any) -> Any:
         """Call `method(*args)` of the named agent where it learns, and return what it returns.

@@ -17,6 +17,7 @@ from wiserl.core.spec import EnvSpec
 from wiserl.core.tree import Array, Nested, tree_map
 from wiserl.net.acting import NumpyPolicy
 from wiserl.net.choice import NetworkConfig, is_recurrent
+from wiserl.net.initial import drawn_from
 from wiserl.net.normalize import ObservationNormalizer, normalizers
 from wiserl.net.optim import flatten_parameters
 from wiserl.ops.returns import ReturnScale
@@ -93,10 +94,7 @@ class Algorithm(Agent):
 
     def _initialise(self, name: str, build: Callable[[], ModuleT]) -> ModuleT:
         """What `build` makes, its weights drawn from the seed and `name` alone; torch's own generator stays as it was."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(
-                derive_seed(self.seed, name)
-            )  # torch.manual_seed would seed GPUs as well
+        with drawn_from(derive_seed(self.seed, name)):
             return build()
 
     def _make_normalizer(self) -> ObservationNormalizer | None:

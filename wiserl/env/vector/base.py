@@ -8,7 +8,7 @@ step later: the step in between is a row that is not alive.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from wiserl.core.spec import EnvSpec
 from wiserl.core.tree import Array, tree_map
-from wiserl.env.rows import RowBuffers
+from wiserl.env.row_buffers import RowBuffers
 from wiserl.util.errors import InputError
 from wiserl.util.seeding import first_episode
 
@@ -53,7 +53,7 @@ class VectorStep:
     final_envs: list[int] = field(default_factory=list)
     env_ended: list[int] = field(default_factory=list)
     final_obs: Any = None
-    infos: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    infos: list[tuple[int, Mapping[str, Any]]] = field(default_factory=list)
     mask: Array | None = None
     final_mask: Array | None = None
 
@@ -100,7 +100,7 @@ class VectorEnv(ABC):
 
         Raises:
             InputError: not one seed per env.
-            EnvError: an observation does not have the shape or dtype its space says.
+            EnvError: what an env returned is not what it promised.
         """
 
     @abstractmethod
@@ -111,6 +111,7 @@ class VectorEnv(ABC):
             actions: `[E, A, *action shape]` as a policy emits them (see `ActionCodec`).
 
         Raises:
+            EnvError: what an env returned is not what it promised; the message names the env, by its number, and the entry.
             Exception: what an env raises comes through unchanged; `reset` makes the vector usable again.
         """
 
@@ -141,7 +142,7 @@ class VectorEnv(ABC):
 
 
 def step_result(
-    buffers: RowBuffers, alive: Array | None, infos: list[tuple[int, dict[str, Any]]], mask: Array | None
+    buffers: RowBuffers, alive: Array | None, infos: list[tuple[int, Mapping[str, Any]]], mask: Array | None
 ) -> VectorStep:
     """What the buffers say of the step just made, the final observations picked where `ended`."""
     final_envs, env_ended, final_obs, final_mask = [], [], None, None

@@ -10,11 +10,13 @@ from gymnasium import spaces
 
 from wiserl.core.actions import ActionCodec
 from wiserl.core.masks import ENTRY
-from wiserl.core.spaces import check_observation
+from wiserl.core.observations import ObservationReader
 from wiserl.core.tree import Array
+from wiserl.env.contract import NUMBERS, read_flag, read_info, read_reward, reset_parts, step_parts
 from wiserl.env.make import EnvLike, is_parallel, make_env
 from wiserl.env.masks import late_mask, mixed_masks
-from wiserl.env.rows import EnvRows, RowBuffers, read_spec
+from wiserl.env.row_buffers import RowBuffers
+from wiserl.env.rows import EnvRows, read_spec
 from wiserl.env.vector.base import VectorEnv, VectorKind, VectorStep, step_result
 from wiserl.util.seeding import episode_seed
 
@@ -59,19 +61,28 @@ class InlineVector(VectorEnv):
         """Whether rows can be gone: a parallel env's agents may, the one row of a gymnasium env never is."""
         return self._is_parallel
 
-    def bind(self, buffers: RowBuffers) -> None:
-        """Write into `buffers` from now on (a worker process shares them with its parent). `begin` comes next."""
+    def bind(self, buffers: RowBuffers, first: int = 0) -> None:
+        """Write into `buffers` from now on (a worker process shares them with its parent). `begin` comes next.
+
+        `first` is the number of the first of these envs among all that are stepped together.
+        """
         self._buffers = buffers
+        self._first = first
+        names = [f"env '{self.spec.id}', copy {first + index}," for index in range(self.num_envs)]
+        self._resets, self._steps = [f"reset() of {name}" for name in names], [f"step() of {name}" for name in names]
         self.episodes = buffers.episode
         self._alive = buffers.alive if self._is_parallel else None
         self.mask = None
         self._rows: list[EnvRows] = []
         if self._is_fast:
+            self._leaf = ObservationReader(self.spec.observation_space).leaves[0]
             # Views without the agent axis: an index of one number instead of two.
             self._obs_rows = buffers.obs[:, 0]
             self._reward_rows = buffers.reward[:, 0]
         else:
-            self._rows = [EnvRows(env, self.spec, buffers, index) for index, env in enumerate(self._envs)]
+            self._rows = [
+                EnvRows(env, self.spec, buffers, index, first + index) for index, env in enumerate(self._envs)
+            ]
 
     def begin(self, episodes: Sequence[int]) -> tuple[Any, Array | None]:
         """See `VectorEnv.begin`."""
@@ -81,12 +92,11 @@ class InlineVector(VectorEnv):
                 obs = self._begin_fast(index, int(episode))
                 if self._has_mask:
                     break
-                check_observation(self.spec.observation_space, obs, f"env '{self.spec.id}'")
-                self._obs_rows[index] = obs
+                self._obs_rows[index] = self._leaf.read(obs, self._resets[index])
             self._any_ended = True  # A step that raised may have set flags before it did.
             if self._has_mask:  # rows read the masks: the episodes begin again, by them
                 self._is_fast = False
-                self.bind(self._buffers)
+                self.bind(self._buffers, self._first)
         for rows, episode in zip(self._rows, episodes, strict=False):
             rows.begin(int(episode))
         given = {rows.masks.given for rows in self._rows}
@@ -96,10 +106,16 @@ class InlineVector(VectorEnv):
         return self._buffers.obs, self._alive
 
     def _begin_fast(self, index: int, episode: int) -> Any:
+        """Start an episode. Returns its first observation, which is not checked yet."""
         self._buffers.episode[index] = episode
-        obs, info = self._envs[index].reset(seed=episode_seed(episode))
-        self._has_mask = bool(info) and ENTRY in info
+        who = self._resets[index]
+        obs, info = reset_parts(self._envs[index].reset(seed=episode_seed(episode)), who)
+        self._has_mask = ENTRY in read_info(info, who)
         return obs
+
+    def _flags(self, index: int, terminated: Any, truncated: Any) -> tuple[bool, bool]:
+        who = self._steps[index]
+        return read_flag("terminated", terminated, who), read_flag("truncated", truncated, who)
 
     def advance(self, actions: Sequence[Array]) -> list[list[float]]:
         """See `VectorEnv.advance`."""
@@ -107,16 +123,19 @@ class InlineVector(VectorEnv):
         for index, chosen in enumerate(actions):
             for action in self._codec.to_env(chosen):
                 if self._is_fast:
-                    row = action[0].tolist() if self._as_ints else action[0]
-                    obs, reward, terminated, truncated, _ = self._step_functions[index](row)
-                    rewards[index].append(float(np.float32(reward)))
-                    if terminated or truncated:
-                        obs = self._begin_fast(index, int(self._buffers.episode[index]) + 1)
-                    self._obs_rows[index] = obs
+                    rewards[index].append(self._advance_fast(index, action[0].tolist() if self._as_ints else action[0]))
                 else:
                     self._rows[index].step(action.tolist() if self._as_ints else action)
                     rewards[index].append(float(self._buffers.reward[index].sum()))
         return rewards
+
+    def _advance_fast(self, index: int, action: Any) -> float:
+        who = self._steps[index]
+        obs, reward, terminated, truncated, _ = step_parts(self._step_functions[index](action), who)
+        if any(self._flags(index, terminated, truncated)):
+            obs, who = self._begin_fast(index, int(self._buffers.episode[index]) + 1), self._resets[index]
+        self._obs_rows[index] = self._leaf.read(obs, who)
+        return float(np.float32(read_reward(reward, who)))
 
     def step(self, actions: Array) -> VectorStep:
         """See `VectorEnv.step`."""
@@ -124,7 +143,7 @@ class InlineVector(VectorEnv):
         return self._step_fast(actions) if self._is_fast else self._step_rows(actions)
 
     def _step_fast(self, actions: Array) -> VectorStep:
-        """One agent and an array as observation: no call besides the env's own."""
+        """One agent and an array as observation: no call besides the env's own, unless what it returned needs a second look."""
         buffers, obs_rows, reward_rows = self._buffers, self._obs_rows, self._reward_rows
         if self._any_ended:
             buffers.terminated.fill(False)
@@ -132,11 +151,23 @@ class InlineVector(VectorEnv):
             buffers.ended.fill(False)
             buffers.env_ended.fill(False)
         final_envs: list[int] = []
-        infos: list[tuple[int, dict[str, Any]]] = []
+        infos: list[tuple[int, Mapping[str, Any]]] = []
         # As Python ints: an env's own checks and branches on them are 10 % faster than on numpy scalars.
         rows = actions[:, 0].tolist() if self._as_ints else actions[:, 0]
+        steps, resets = self._steps, self._resets
+        read, dtype, shape = self._leaf.read, self._leaf.exact, self._leaf.shape
         for index, (step, action) in enumerate(zip(self._step_functions, rows, strict=True)):
-            obs, reward_rows[index], terminated, truncated, info = step(action)
+            given = step(action)
+            if type(given) is not tuple or len(given) != 5:
+                given = step_parts(given, steps[index])
+            obs, reward, terminated, truncated, info = given
+            reward_rows[index] = reward if type(reward) in NUMBERS else read_reward(reward, steps[index])
+            if type(obs) is not np.ndarray or obs.dtype is not dtype or obs.shape != shape:
+                obs = read(obs, steps[index])
+            if type(info) is not dict:
+                info = read_info(info, steps[index])
+            if type(terminated) is not bool or type(truncated) is not bool:
+                terminated, truncated = self._flags(index, terminated, truncated)
             if terminated or truncated:
                 final_envs.append(index)
                 buffers.final_obs[index, 0] = obs
@@ -144,7 +175,7 @@ class InlineVector(VectorEnv):
                     buffers.terminated[index, 0] = True
                 else:
                     buffers.truncated[index, 0] = True
-                obs = self._begin_fast(index, int(buffers.episode[index]) + 1)
+                obs = read(self._begin_fast(index, int(buffers.episode[index]) + 1), resets[index])
             obs_rows[index] = obs
             if info:
                 infos.append((index, info))

@@ -12,7 +12,8 @@ from gymnasium.vector import AutoresetMode
 
 from wiserl.core.actions import ActionCodec
 from wiserl.core.masks import ENTRY, take_mask
-from wiserl.core.spaces import batched_observation, observation_zeros, write_observation
+from wiserl.core.observations import ObservationReader
+from wiserl.core.spaces import batched_observation, observation_zeros
 from wiserl.core.spec import EnvSpec
 from wiserl.core.tree import Array, tree_map
 from wiserl.env.make import EnvLike, env_id
@@ -61,6 +62,7 @@ class NativeVector(VectorEnv):
             )
         self._is_next_step = mode == AutoresetMode.NEXT_STEP
         self._codec = ActionCodec(self.spec.action_space)
+        self._who = f"the native vector version of env '{name}'"
         layout = observation_zeros(self.spec.observation_space, (0,))
         # A Box in the dtype it is kept in needs no look at the space per step.
         self._is_plain = isinstance(layout, np.ndarray) and layout.dtype == self.spec.observation_space.dtype
@@ -134,8 +136,9 @@ class NativeVector(VectorEnv):
             )
         space = self.spec.observation_space
         final_obs = observation_zeros(space, (len(final_envs), 1))
+        reader = ObservationReader(space)
         for row, index in enumerate(final_envs):
-            write_observation(space, final_obs, (row, 0), info["final_obs"][index])
+            reader.write(final_obs, (row, 0), info["final_obs"][index], f"{self._who}, copy {index},")
         return final_obs
 
     def close(self) -> None:

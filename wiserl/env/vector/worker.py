@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import fields
 from mmap import mmap
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 from wiserl.core.actions import ActionCodec
 from wiserl.core.spec import EnvSpec
 from wiserl.core.tree import Array, tree_map
-from wiserl.env.rows import RowBuffers
+from wiserl.env.row_buffers import RowBuffers
 from wiserl.env.vector.inline import InlineVector
 from wiserl.util.failure import Failure
 
@@ -141,7 +142,7 @@ class _Worker:
         if command == BIND:
             num_envs, start, stop = receive(sock)
             buffers, action = shared_rows(self._vector.spec, num_envs, self._memory_fd, grow=False)
-            self._vector.bind(_rows_between(buffers, start, stop))
+            self._vector.bind(_rows_between(buffers, start, stop), first=start)
             self._action = action[start:stop]
         return None
 
@@ -150,7 +151,7 @@ class _Worker:
             self._vector.close()
 
 
-def _portable_info(info: dict[str, Any]) -> dict[str, Any]:
+def _portable_info(info: Mapping[str, Any]) -> Mapping[str, Any]:
     """The entries of an info that can be pickled."""
 
     def fits(value: Any) -> bool:
