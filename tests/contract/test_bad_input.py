@@ -96,7 +96,7 @@ BAD: list[tuple[str, list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "said"), BAD, ids=[arguments for arguments, _ in BAD])
+@pytest.mark.parametrize(("arguments", "said"), BAD, ids=[arguments[:80] for arguments, _ in BAD])
 def test_bad_input_is_one_line_that_names_the_valid_choice(
     arguments: str, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
