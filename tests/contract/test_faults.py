@@ -96,6 +96,13 @@ def test_a_runner_killed_in_mid_run_is_restarted_and_the_run_reaches_its_steps(
 
 
 @pytest.mark.ray
+def test_a_killed_worker_of_envs_costs_its_runner_a_restart(tmp_path: Path, cluster: Any) -> None:
+    summary = train_through(tmp_path, lambda worker_pid: worker_pid, vector="process")
+    assert summary["env_steps"] == 4096
+    assert (summary["runner_restarts"], summary["learner_restarts"]) == (1, 0)
+
+
+@pytest.mark.ray
 def test_a_learner_killed_in_mid_run_is_restarted_from_its_last_checkpoint(tmp_path: Path, cluster: Any) -> None:
     summary = train_through(tmp_path, lambda runner_pid: cluster.worker_pids("_LearnerActor")[0])
     assert summary["env_steps"] == 4096

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, at any time: the run ends with the signal's exit code, saved, and leaves no process."""
+"""Ctrl-C, SIGTERM and SIGHUP, at any time: the run ends with the signal's exit code, saved, and leaves no process."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import wiserl
@@ -45,7 +46,7 @@ def assert_resumes(run_dir: Path) -> None:
     assert summary["env_steps"] == steps + 512
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("vector", ["inline", "process"])
 def test_a_signal_ends_a_local_run_saved_and_leaves_no_process(
     launch: Any, tmp_path: Path, signum: int, vector: str
@@ -60,13 +61,14 @@ def test_a_signal_ends_a_local_run_saved_and_leaves_no_process(
 
 
 @pytest.mark.ray
-def test_ctrl_c_in_a_terminal_ends_a_run_on_its_own_cluster_saved_and_leaves_no_process(
-    launch: Any, tmp_path: Path, no_cluster: None
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
+def test_what_a_terminal_sends_to_all_ends_a_run_on_its_own_cluster_saved_and_leaves_no_process(
+    launch: Any, tmp_path: Path, no_cluster: None, signum: int
 ) -> None:
     command = begin(launch, tmp_path / "run", "ray", vector="process")
     wait_for(lambda: saved_steps(tmp_path / "run"), "a checkpoint")
-    command.signal(signal.SIGINT, whole_group=True)
-    assert command.finish() == 130, command.output
+    command.signal(signum, whole_group=True)
+    assert command.finish() == 128 + signum, command.output
     assert not command.left_behind()
     assert_resumes(tmp_path / "run")
 
@@ -209,3 +211,75 @@ def test_a_second_signal_does_not_wait_for_the_first(launch: Any, tmp_path: Path
     assert command.process.poll() is None
     os.kill(command.pid, signal.SIGINT)
     assert command.finish(20.0) == 130, command.output
+
+
+def test_a_signal_that_is_ignored_from_the_start_stays_so(launch: Any, tmp_path: Path) -> None:
+    """As under `nohup`."""
+    options = tiny("ppo", total_steps=ENDLESS, checkpoint_every=1024, backend="local")
+    args = train_command("ppo", "CartPole-v1", tmp_path / "run", options)
+    command = launch("sh", "-c", 'trap "" HUP; exec "$@"', "sh", *args)
+    steps = wait_for(lambda: saved_steps(tmp_path / "run"), "a checkpoint")
+    command.signal(signal.SIGHUP)
+    wait_for(lambda: saved_steps(tmp_path / "run") > steps, "a later checkpoint")
+    command.signal(signal.SIGTERM)
+    assert command.finish() == 143, command.output
+
+
+@pytest.mark.parametrize("backend", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+def test_a_closed_reader_of_stderr_ends_a_run_saved(
+    launch: Any, tmp_path: Path, no_cluster: None, backend: str
+) -> None:
+    options = tiny("ppo", total_steps=ENDLESS, backend=backend)
+    args = [arg for arg in train_command("ppo", "CartPole-v1", tmp_path / "run", options) if arg != "--quiet"]
+    script = '"$@" 2> >(head -n 2 >&2); echo "code $?"'
+    command = launch("bash", "-c", script, "bash", *args)
+    command.finish()
+    assert f"code {128 + signal.SIGPIPE}" in command.output
+    assert "Traceback" not in command.output
+    assert not command.left_behind()
+    assert_resumes(tmp_path / "run")
+
+
+@pytest.mark.ray
+def test_five_signals_in_half_a_second_leave_no_actor_on_a_cluster(launch: Any, tmp_path: Path, cluster: Any) -> None:
+    command = begin(launch, tmp_path / "run", "ray")
+    wait_for(lambda: saved_steps(tmp_path / "run"), "a checkpoint")
+    for _ in range(5):
+        command.signal(signal.SIGINT)
+        time.sleep(0.1)
+    assert command.finish() == 130, command.output
+    for kind in ("_RunnerActor", "_LearnerActor", "_Keeper"):
+        wait_for(lambda kind=kind: not cluster.worker_pids(kind), f"the end of every {kind}")
+    assert_resumes(tmp_path / "run")
+
+
+@pytest.mark.ray
+def test_a_stopped_raylet_does_not_hold_a_run_that_is_to_end(launch: Any, tmp_path: Path, no_cluster: None) -> None:
+    command = begin(launch, tmp_path / "run", "ray")
+    wait_for(lambda: saved_steps(tmp_path / "run"), "a checkpoint")
+    child(command, "raylet").suspend()
+    command.signal(signal.SIGINT)
+    time.sleep(0.5)
+    command.signal(signal.SIGINT)
+    assert command.finish(30.0) == 130, command.output
+    assert "Ray did not answer" in command.output
+    assert_resumes(tmp_path / "run")
+
+
+@pytest.mark.ray
+def test_when_rays_head_dies_the_run_ends_and_says_how_to_go_on(launch: Any, tmp_path: Path, no_cluster: None) -> None:
+    command = begin(launch, tmp_path / "run", "ray")
+    wait_for(lambda: saved_steps(tmp_path / "run"), "a checkpoint")
+    child(command, "gcs_server").kill()
+    assert command.finish(30.0) == 1, command.output
+    last = " ".join(command.output.splitlines()[-1].split())
+    assert last.startswith("wiserl: error: the head process of the Ray cluster")
+    assert f"the checkpoint of env step {saved_steps(tmp_path / 'run'):,} stays" in last
+    assert f"--resume {tmp_path / 'run'}" in last
+    assert "Traceback" not in command.output
+    assert not command.left_behind()
+    assert_resumes(tmp_path / "run")
+
+
+def child(command: Command, name: str) -> psutil.Process:
+    return next(process for process in psutil.Process(command.pid).children() if process.name().startswith(name))

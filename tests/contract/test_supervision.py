@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from wiserl.transport.backend import RunnerGroup
 from wiserl.transport.cluster import check_room, share_out
 from wiserl.transport.supervise import supervise
-from wiserl.util.errors import ActorLost, PlacementError
+from wiserl.util.errors import ActorLost, LearnerLost, PlacementError
 from wiserl.util.failure import Failure
 
 PREPARED = ["agent"]
@@ -97,6 +97,16 @@ def test_each_runner_has_its_own_restarts() -> None:
     assert watch(*members, max_restarts=1)[0] == 5
     with pytest.raises(ActorLost, match=r"runner 0 of 'runner' died and its 1 restarts are used up: killed"):
         watch(Script(0, PREPARED, "dies", "dies"), max_restarts=1)
+
+
+def test_a_runner_whose_envs_process_died_is_replaced_as_if_it_had_died_itself() -> None:
+    lost = Failure.capture(ActorLost("worker 1 died"))
+    crashing = Script(0, PREPARED, lost, PREPARED, None)
+    assert watch(crashing)[0] == crashing.ended == 1
+    with pytest.raises(ActorLost, match=r"its 1 restarts are used up: worker 1 died"):
+        watch(Script(0, PREPARED, lost, PREPARED, lost), max_restarts=1)
+    with pytest.raises(LearnerLost):
+        watch(Script(0, PREPARED, Failure.capture(LearnerLost("killed"))))
 
 
 def test_what_a_runner_raised_is_raised() -> None:

@@ -386,7 +386,9 @@ def test_an_env_the_algorithm_cannot_do_is_refused_before_anything_is_started(tm
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("saved", "said"), [(False, "nothing was saved yet"), (True, "what was saved before stays")])
+@pytest.mark.parametrize(
+    ("saved", "said"), [(False, "nothing was saved yet"), (True, "the checkpoint of env step 128 stays")]
+)
 def test_a_signal_that_stops_at_once_says_what_is_saved_and_how_to_go_on(tmp_path, capsys, monkeypatch, saved, said):
     folder, options = tmp_path / "run", {}
     if saved:

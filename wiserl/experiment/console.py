@@ -8,11 +8,11 @@ from __future__ import annotations
 import json as jsonlib
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO, cast
 
 from rich.console import Console as RichConsole
 from rich.console import Group
@@ -87,6 +87,32 @@ def _on_terminal(console: RichConsole) -> bool:
     return console.is_terminal and not console.is_dumb_terminal
 
 
+class _Stderr:
+    """Stderr as it is at each moment, until nobody reads it any more: then it says so, once, and drops what is written."""
+
+    def __init__(self, closed: Callable[[], None]) -> None:
+        self._closed: Callable[[], None] | None = closed
+
+    def write(self, text: str) -> int:
+        self._try(lambda: sys.stderr.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(lambda: sys.stderr.flush())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+    def _try(self, action: Callable[[], Any]) -> None:
+        if self._closed is None:
+            return
+        try:
+            action()
+        except OSError:  # a pipe whose reader has ended, a terminal that is closed
+            closed, self._closed = self._closed, None
+            closed()
+
+
 class Console:
     """Progress of a training run; a context manager. It draws inside `update` only: a breakpoint is left in peace.
 
@@ -94,18 +120,20 @@ class Console:
     5 s, and the last state once more at the end.
     """
 
-    def __init__(self, total_steps: int, quiet: bool = False, json: bool = False) -> None:
+    def __init__(self, total_steps: int, quiet: bool = False, json: bool = False,
+                 closed: Callable[[], None] = lambda: None) -> None:  # fmt: skip
         """Start nothing yet; the display opens with the `with` block.
 
         Args:
             total_steps: env steps at which the run is done.
             quiet: show warnings only; `summary` prints nothing unless `json`.
             json: `summary` prints one line of JSON on stdout instead of a table.
+            closed: called when nobody reads stderr any more.
         """
         self._total_steps = total_steps
         self._quiet = quiet
         self._json = json
-        self._err = RichConsole(file=sys.stderr, highlight=False, soft_wrap=True)
+        self._err = RichConsole(file=cast(TextIO, _Stderr(closed)), highlight=False, soft_wrap=True)
         self._first = (monotonic(), 0)
         self._drawn_at = self._first[0]
         self._plain_seconds = FIRST_SECONDS

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from wiserl.experiment.monitor import Monitor
 from wiserl.experiment.options import preset_for, read_options
 from wiserl.experiment.prepare import prepare, take_folder
 from wiserl.experiment.signals import StopSignals
-from wiserl.run_folder.checkpoint import can_resume
+from wiserl.run_folder.checkpoint import can_resume, open_checkpoint
 from wiserl.run_folder.claim import SUMMARY, write_json
 from wiserl.run_folder.metrics import MetricsWriter
 from wiserl.training.gym_runner import GymRunner, GymRunnerArgs
@@ -26,7 +27,7 @@ from wiserl.training.training_agent import TrainingAgent
 from wiserl.training.transform import Transform
 from wiserl.transport.backend import RunnerGroup
 from wiserl.transport.registry import WiseRL
-from wiserl.util.errors import Interrupted, LearnerLost
+from wiserl.util.errors import HeadLost, Interrupted, LearnerLost
 
 AGENT = "learner"
 
@@ -84,7 +85,7 @@ class Experiment:
         if self.finished is not None and self.finished.get("eval_return_mean") is not None:
             return self._nothing_to_do(self.finished, Console(run.total_steps, quiet, json_summary))
         with StopSignals() as signals, self.claimed.undo_on_bad_input(), MetricsWriter(folder) as metrics:
-            console = Console(run.total_steps, quiet, json_summary)
+            console = Console(run.total_steps, quiet, json_summary, closed=lambda: signals.request(signal.SIGPIPE))
             with console:
                 if run.preset and not self.resume and preset_for(run.algo, run.env):
                     console.message(
@@ -99,10 +100,9 @@ class Experiment:
                     if not can_resume(folder):
                         console.message("nothing was saved before that run ended: training begins at the start")
                 try:
-                    restarts = self._train(monitor)
+                    restarts = self._train(monitor, signals)
                 except KeyboardInterrupt:
-                    saved = "what was saved before stays" if can_resume(folder) else "nothing was saved yet"
-                    console.warning(f"stopped at once; {saved}; {self._how_to_go_on()}")
+                    console.warning(f"stopped at once; {self._what_is_saved()}; {self._how_to_go_on()}")
                     raise
                 with contextlib.suppress(Interrupted):
                     if signals.received is None:
@@ -122,6 +122,11 @@ class Experiment:
             )
         return summary
 
+    def _what_is_saved(self) -> str:
+        if not can_resume(self.folder):
+            return "nothing was saved yet"
+        return f"the checkpoint of env step {open_checkpoint(self.folder, 'last').manifest['env_steps']:,} stays"
+
     def _how_to_go_on(self) -> str:
         return f"go on with `wiserl train {self.run.algo.name} {env_id(self.run.env)} --resume {self.folder}`"
 
@@ -133,7 +138,7 @@ class Experiment:
         console.summary(summary, self.folder)
         return summary
 
-    def _train(self, monitor: Monitor) -> int:
+    def _train(self, monitor: Monitor, signals: StopSignals) -> int:
         """Train to the end; a learner that dies is restarted from its last checkpoint. Returns the runners' restarts."""
         for attempt in range(self.run.max_restarts + 1):
             wise_rl = WiseRL(self.backend)
@@ -144,6 +149,8 @@ class Experiment:
                 restarts = wise_rl.start_all_runners(runners, poll=monitor.poll, max_restarts=self.run.max_restarts)
                 monitor.finish()
                 return restarts
+            except HeadLost as error:
+                raise HeadLost(f"{error}; {self._what_is_saved()}; {self._how_to_go_on()}") from None
             except LearnerLost as error:
                 resume = can_resume(self.folder)
                 if attempt == self.run.max_restarts:
@@ -151,7 +158,8 @@ class Experiment:
                 where = "its last checkpoint" if resume else "the start, since there is no checkpoint yet"
                 monitor.note_learner_restart(f"{error}; restarting it from {where}")
             finally:
-                wise_rl.close()
+                with signals.kept():
+                    wise_rl.close()
         raise AssertionError("unreachable")
 
     def connect(self, wise_rl: WiseRL, resume: bool) -> RunnerGroup:

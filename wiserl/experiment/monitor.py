@@ -126,6 +126,7 @@ class Monitor:
         # If a signal interrupts it, the next poll asks training to stop.
         with contextlib.suppress(Interrupted):
             self._evaluate(path, env_steps, derive_seed(self._run.seed, "evaluation", env_steps))
+        self._signals.interrupting = False
         self._call("note_evaluation", str(path))
 
     def _evaluate(self, path: Path, env_steps: int, seed: int) -> dict[str, float]:

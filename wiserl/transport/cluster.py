@@ -13,11 +13,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wiserl.util.errors import InputError, PlacementError
+from wiserl.util.errors import HeadLost, InputError, PlacementError
 
 log = logging.getLogger("wiserl")
 
 CONNECT_SECONDS = 5.0
+HEAD_CHECK_SECONDS = 1.0
+HEAD_LOST_SECONDS = 4.0
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that ask a run to stop: Ctrl-C, a batch system's, a closed terminal's."""
 
 
 def find_cluster() -> str | None:
@@ -57,12 +61,41 @@ def _answers(address: str) -> bool:
     return listens
 
 
-def _listens(host: str, port: int) -> bool:
+def _listens(host: str, port: int, seconds: float = CONNECT_SECONDS) -> bool:
     try:
-        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+        socket.create_connection((host, port), timeout=seconds).close()
     except OSError:
         return False
     return True
+
+
+class HeadWatch:
+    """Tells when a cluster's head process has died: Ray itself waits for a minute and then aborts this process.
+
+    Args:
+        address: host:port of the head process.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        host, _, port = address.rpartition(":")
+        self._host, self._port = host.strip("[]"), int(port)
+        self._next = self._heard_at = time.monotonic()
+
+    def check(self) -> None:
+        """Look once a second, in microseconds while all is well.
+
+        Raises:
+            HeadLost: nothing has listened there for some seconds.
+        """
+        now = time.monotonic()
+        if now < self._next:
+            return
+        if _listens(self._host, self._port, HEAD_CHECK_SECONDS):
+            self._heard_at = now
+        elif now - self._heard_at > HEAD_LOST_SECONDS:
+            raise HeadLost(f"the head process of the Ray cluster, at {self._address}, has died")
+        self._next = time.monotonic() + HEAD_CHECK_SECONDS
 
 
 def check_room(what: str, resource: Mapping[str, Any], nodes: Sequence[Mapping[str, float]], free: Mapping[str, float],
@@ -116,7 +149,10 @@ def _exit(signum: int, frame: Any) -> None:
 
 @contextlib.contextmanager
 def signals_later() -> Iterator[None]:
-    """Keep SIGINT and SIGTERM until the end: a Ray that is interrupted while it starts crashes, or leaves processes behind."""
+    """Keep SIGINT and SIGTERM until the end: a Ray that is interrupted while it starts crashes, or leaves processes behind.
+
+    What is started within ignores SIGHUP. A closed terminal sends it to all processes at once, and this one decides when Ray's end.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -125,7 +161,8 @@ def signals_later() -> Iterator[None]:
     def keep(signum: int, frame: Any) -> None:
         received.append(signum)
 
-    before = {signum: signal.signal(signum, keep) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before = {signum: signal.signal(signum, keep) for signum in STOPPING}
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield
     finally:
@@ -137,5 +174,5 @@ def signals_later() -> Iterator[None]:
     if received:
         signal.alarm(
             0
-        )  # the handler of Ray's C++ passes a SIGTERM on to ours, but would abort the process three seconds later
+        )  # the C++ of Ray, where it passes a SIGTERM on to Python, would abort the process three seconds later
         signal.raise_signal(received[0])

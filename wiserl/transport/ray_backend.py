@@ -20,6 +20,7 @@ import cloudpickle
 from wiserl.core.agent import Agent
 from wiserl.core.runner import Runner
 from wiserl.transport.backend import RunnerContext, RunnerGroup, attach_session, limit_threads
+from wiserl.transport.cluster import HeadWatch
 from wiserl.transport.handle import AgentHandle
 from wiserl.transport.ray_connection import CONNECTION
 from wiserl.transport.ray_import import ray
@@ -35,7 +36,7 @@ from wiserl.transport.ray_places import (
 from wiserl.transport.service import LearnerService, RemoteLink, RunnerService
 from wiserl.transport.supervise import supervise
 from wiserl.transport.weights import Packed
-from wiserl.util.errors import InputError, nearest
+from wiserl.util.errors import HeadLost, InputError, nearest
 from wiserl.util.variables import num_threads, wait_seconds
 
 log = logging.getLogger("wiserl")
@@ -62,6 +63,10 @@ class _LearnerActor(LearnerService):
 
     async def pid(self) -> int:
         return os.getpid()
+
+    async def quit(self) -> None:
+        """End this process, where Ray cannot."""
+        os._exit(0)
 
 
 class _RunnerActor(RunnerService):
@@ -111,6 +116,7 @@ class RayBackend:
         self._actors: dict[str, Any] = {}
         self._keeper: Any = None
         self._group: RunnerGroup | None = None
+        self._head_lost = False
 
     @classmethod
     def start(cls) -> RayBackend:
@@ -173,8 +179,22 @@ class RayBackend:
         return self._group
 
     def start_runners(self, group: RunnerGroup, poll: Callable[[], None], max_restarts: int) -> int:
-        """Supervise: wait for all, restart the dead, re-raise what a runner raised."""
-        return supervise(group, self, lambda tasks: ray.wait(list(tasks), timeout=0.1)[0], poll, max_restarts)
+        """Supervise: wait for all, restart the dead, re-raise what a runner raised.
+
+        Raises:
+            HeadLost: the cluster's head process has died.
+        """
+        head = HeadWatch(ray.get_runtime_context().gcs_address)
+
+        def look() -> None:
+            poll()
+            head.check()
+
+        try:
+            return supervise(group, self, lambda tasks: ray.wait(list(tasks), timeout=0.1)[0], look, max_restarts)
+        except HeadLost:
+            self._head_lost = True
+            raise
 
     def runner_pids(self) -> list[int]:
         """Process ids of the runners, by rank."""
@@ -192,14 +212,21 @@ class RayBackend:
     def close(self) -> None:
         """End every actor of this session, and leave the cluster if no other run of this process is in it; Ray ends it if it was
         started here.
+
+        It takes seconds, also where a part of Ray hangs.
         """
         atexit.unregister(self._end_actors)
-        self._end_actors()
         if self._joined:
-            CONNECTION.leave()
+            CONNECTION.leave(self._end_actors)
+        else:
+            self._end_actors()
 
     def _end_actors(self) -> None:
         if not ray.is_initialized():
+            return
+        if self._head_lost:  # all below would wait for it
+            for actor in self._actors.values():
+                actor.quit.remote()
             return
         for member in self._group.members if self._group else []:
             member.end()

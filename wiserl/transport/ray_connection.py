@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 
 from wiserl.transport.ray_import import ray
-from wiserl.transport.ray_places import connect
+from wiserl.transport.ray_places import connect, leave_in_time
 from wiserl.util.errors import InputError
 
 
@@ -38,13 +39,15 @@ class Connection:
                     self._connect()
             self._users += 1
 
-    def leave(self) -> None:
-        """Note that a run has ended. The last one ends the connection, and Ray itself if it was started here."""
+    def leave(self, end_actors: Callable[[], None]) -> None:
+        """End a run's actors. With those of the last run the connection ends, and Ray itself if it was started here."""
         with self._lock:
             self._users -= 1
             if self._is_ours and not self._users:
-                ray.shutdown()
+                leave_in_time(end_actors)
                 self._end.set()
+            else:
+                end_actors()
 
     def _connect(self) -> None:
         if threading.current_thread() is threading.main_thread():

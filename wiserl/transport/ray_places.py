@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ from wiserl.util.variables import wait_seconds
 
 log = logging.getLogger("wiserl")
 
+LEAVE_SECONDS = 10.0
 PLACEMENT_GRACE_SECONDS = 5.0
 PLACEMENT_SECONDS = 120.0
 # A record per call, kept by the head process for the dashboard, would grow it by megabytes a minute.
@@ -200,3 +203,33 @@ def connect() -> None:
             f"the Ray cluster at {address} does not let this process join: {error}. Its address has to be the one `ray start` "
             "printed"
         ) from None
+
+
+def leave_in_time(end_actors: Callable[[], None]) -> None:
+    """End this session's actors, then leave the cluster, and end it if it was started here; within some seconds.
+
+    A raylet that is stopped answers nobody, and Ray would wait for it for ever.
+    """
+
+    def leave() -> None:
+        end_actors()
+        ray.shutdown()
+
+    node: Any = ray._private.worker._global_node
+    leaving = threading.Thread(target=leave, daemon=True)
+    leaving.start()
+    leaving.join(LEAVE_SECONDS)
+    if not leaving.is_alive():
+        return
+    own = node is not None and node.head
+    if own:
+        for infos in node.all_processes.values():
+            for info in infos:
+                info.process.kill()
+        leaving.join(LEAVE_SECONDS)
+    else:
+        atexit.unregister(ray.shutdown)  # it would wait as well
+    log.warning(
+        "Ray did not answer in %.0f s: %s", LEAVE_SECONDS,
+        "its processes were killed" if own else "what this run began there may be left; `ray stop` ends it",
+    )  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from wiserl.transport.backend import RunnerGroup
-from wiserl.util.errors import ActorLost
+from wiserl.util.errors import ActorLost, LearnerLost
 from wiserl.util.failure import Failure
 
 log = logging.getLogger("wiserl")
@@ -90,8 +90,6 @@ def supervise(group: RunnerGroup, learners: Learners, wait: Callable[[Sequence[A
             member = busy[task]
             result = _result(member)
             member.task = None
-            if isinstance(result, Failure):
-                result.reraise()
             if isinstance(result, ActorLost):
                 restarts += 1
                 # Before anything else: no one waits for the dead.
@@ -115,10 +113,21 @@ def supervise(group: RunnerGroup, learners: Learners, wait: Callable[[Sequence[A
 
 
 def _result(member: Member) -> Any:
+    """What a task gave, or what the runner died of: its own process, or one that steps its envs.
+
+    Raises:
+        Exception: what the runner's own code raised.
+    """
     try:
-        return member.result()
+        result = member.result()
     except ActorLost as death:
         return death
+    if not isinstance(result, Failure):
+        return result
+    error = result.error()
+    if isinstance(error, ActorLost) and not isinstance(error, LearnerLost):
+        return error
+    raise error
 
 
 def _tell_all(learners: Learners, method: str, rank: int) -> None:

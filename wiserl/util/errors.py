@@ -38,6 +38,10 @@ class LearnerLost(ActorLost):
     """The learner's process has died."""
 
 
+class HeadLost(WiserlError):
+    """The head process of the Ray cluster has died, and with it the cluster."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Training was asked to stop by a signal, and has saved. `signum` is the signal's number."""
 

@@ -91,10 +91,11 @@ def _rows_between(buffers: RowBuffers, start: int, stop: int) -> RowBuffers:
 
 def serve(sock_fd: int, memory_fd: int) -> None:
     """Main function of a worker process: make envs, step them on request, until told to quit or the parent is gone."""
-    # Ctrl-C goes to the whole process group, as a batch system's SIGTERM may; the parent decides when its workers end.
+    # Ctrl-C goes to the whole process group, as SIGTERM and SIGHUP may; the parent decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Handled, not ignored: programs that an env starts would inherit that, and the env could not terminate them.
-    signal.signal(signal.SIGTERM, lambda signum, frame: None)
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, lambda signum, frame: None)
     threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
     sock = socket.socket(fileno=sock_fd)
     worker = _Worker(memory_fd)
