@@ -88,7 +88,7 @@ def test_runs_started_together_have_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = "runs/ppo-tests.envs-BoxObs-s0"
     folders = [str(next(experiments(None)).folder) for _ in range(3)]
-    assert folders == [name, f"{name}-2", f"{name}-3"]
+    assert folders == [str(tmp_path / each) for each in (name, f"{name}-2", f"{name}-3")]
     named = experiments(tmp_path / "run")
     next(named)
     with pytest.raises(InputError, match="holds a run already"):

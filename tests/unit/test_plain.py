@@ -49,7 +49,7 @@ def test_numbers_of_numpy_and_paths_become_what_they_mean():
         {"a"}, frozenset(), b"x", bytearray(b"x"), datetime.date(2020, 1, 1), datetime.datetime(2020, 1, 1), Colour.RED, Word.RED,
         Level.LOW, np.zeros(2), np.datetime64("2020-01-01"), np.complex64(1), np.longdouble(1), 1j, object(), len, Takes, range(3),
     ],
-    ids=repr,
+    ids=lambda value: repr(value).split(" at 0x")[0],
 )  # fmt: skip
 def test_what_cannot_be_saved_is_refused_before_the_first_step_by_name(value, tmp_path):
     with pytest.raises(InputError, match=r"env_kwargs\.x\[1\]\.y is .*cannot be saved with the run"):

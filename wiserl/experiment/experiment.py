@@ -76,10 +76,10 @@ class Experiment:
 
     def __init__(self, run: RunConfig, config: Any, resume: bool, transform: Transform | None = None) -> None:
         self._begun = time.monotonic()
-        home = Path.cwd()  # before an env is made, which may change it
+        self._home = Path.cwd()  # before an env is made, which may change it
         self.prepared = prepare(run, config, transform)
         self.run, self.backend, self.resume = self.prepared.run, self.prepared.backend, resume
-        self.claimed, self.finished = take_folder(self.prepared, resume, home)
+        self.claimed, self.finished = take_folder(self.prepared, resume, self._home)
         self.folder = self.claimed.path
 
     def execute(self, quiet: bool, json_summary: bool) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class Experiment:
         if signum is not None:
             console.warning(f"stopped at {summary['env_steps']:,} env steps and saved; {self._how_to_go_on()}")
             raise Interrupted(signum)
-        console.summary(summary, folder)
+        console.summary(summary, Path(self._shown()))
         if not summary["updates"]:
             starts = getattr(self.prepared.config, "learning_starts", None)
             later = "" if starts is None else f" (learning_starts={starts})"
@@ -140,14 +140,19 @@ class Experiment:
         return f"the checkpoint of env step {open_checkpoint(self.folder, 'last').manifest['env_steps']:,} stays"
 
     def _how_to_go_on(self) -> str:
-        return f"go on with `wiserl train {self.run.algo.name} {env_id(self.run.env)} --resume {self.folder}`"
+        return f"go on with `wiserl train {self.run.algo.name} {env_id(self.run.env)} --resume {self._shown()}`"
+
+    def _shown(self) -> str:
+        """The folder's path as it was given; from the root if the process is in another folder by now."""
+        was_relative = not Path(self.run.run_dir or "runs").is_absolute()
+        return str(self.folder.relative_to(self._home) if was_relative and Path.cwd() == self._home else self.folder)
 
     def _nothing_to_do(self, summary: dict[str, Any], console: Console) -> dict[str, Any]:
         console.message(
-            f"nothing to do: the run in '{self.folder}' has done {summary['env_steps']:,} env steps and was asked for "
+            f"nothing to do: the run in '{self._shown()}' has done {summary['env_steps']:,} env steps and was asked for "
             f"{self.run.total_steps:,}; its files stay as they are. Give a larger total_steps to go on"
         )
-        console.summary(summary, self.folder)
+        console.summary(summary, Path(self._shown()))
         return summary
 
     def _train(self, monitor: Monitor, signals: StopSignals) -> int:
@@ -212,7 +217,7 @@ class Experiment:
             **monitor.final,
             "runner_restarts": restarts,
             "learner_restarts": monitor.learner_restarts,
-            "run_dir": str(self.folder),
+            "run_dir": self._shown(),
         }
         write_json(self.folder / SUMMARY, summary)
         return summary

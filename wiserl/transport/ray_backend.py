@@ -211,7 +211,9 @@ class RayBackend:
 
     def close(self) -> None:
         """End every actor of this session, and leave the cluster if no other run of this process is in it; Ray ends it if it was
-        started here. It takes seconds, also where a part of Ray hangs.
+        started here.
+
+        It takes seconds, also where a part of Ray hangs.
         """
         atexit.unregister(self._end_actors)
         if self._joined:

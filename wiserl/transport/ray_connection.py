@@ -40,7 +40,7 @@ class Connection:
             self._users += 1
 
     def leave(self, end_actors: Callable[[], None]) -> None:
-        """End a run's actors, by `end_actors`. The last run ends the connection, and Ray itself if it was started here."""
+        """End a run's actors. With those of the last run the connection ends, and Ray itself if it was started here."""
         with self._lock:
             self._users -= 1
             if self._is_ours and not self._users:
