@@ -165,6 +165,7 @@ class Hostile(gym.Env):
             elif self._part in parts:
                 parts[self._part] = self._value(parts[self._part])
             elif self._part == "all":
+                self.returned.append(copy.deepcopy(parts["obs"]))
                 return self._value(tuple(parts.values()))
             elif self._part == "short":
                 return tuple(parts.values())[:-1]

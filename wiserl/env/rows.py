@@ -205,9 +205,11 @@ class EnvRows:
             array[e] = 0
         # Some envs keep an agent that has ended in env.agents, and go on to report its end: it counts once.
         over, ended = set(), []
+        flags = (("terminated", terminations), ("truncated", truncations))
         for agent, row in self._row.items():
             if not buffers.alive[e, row]:
-                if terminations.get(agent) or truncations.get(agent):
+                whose = self._whose[agent]
+                if any(read_flag(name, part.get(agent, False), whose) for name, part in flags):
                     over.add(agent)
                 continue
             whose = self._whose[agent]
@@ -230,7 +232,8 @@ class EnvRows:
         self._write_living(obs, infos, living, self._whose)
         if ended or not living:
             self._end(obs, infos, ended, over=not living)
-        return {agent: info for agent, info in infos.items() if info}
+        seen = ((agent, read_info(info, self._whose.get(agent, who))) for agent, info in infos.items())
+        return {agent: info for agent, info in seen if info}
 
     def _write_living(
         self, obs: Mapping[str, Any], infos: Mapping[str, Any], living: list[str], whose: Mapping[str, str]
