@@ -156,7 +156,7 @@ def test_a_run_folder_that_is_a_link_to_nothing_is_refused(
     (tmp_path / "link").symlink_to("nothing")
     for name in ("link", "link/below"):
         line = told(["train", "ppo", "CartPole-v1", "--run-dir", name], tmp_path, monkeypatch, capsys)
-        assert "'link' is a link to nothing; choose another --run-dir" in line
+        assert f"'{tmp_path / 'link'}' is a link to nothing; choose another --run-dir" in line
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
 

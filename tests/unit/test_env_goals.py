@@ -227,6 +227,9 @@ class Flip:
         action[self.idle] = obs["observation"].shape[-1] - 1
         return action
 
+    def check_spaces(self, spec: Any) -> None:
+        pass
+
     def reseed(self, *parts: Any) -> None:
         pass
 
@@ -251,6 +254,9 @@ def test_an_env_that_does_not_tell_of_success_has_no_rate_of_it() -> None:
     class Still:
         def act(self, obs: Any, deterministic: bool = True, memory: Any = None) -> np.ndarray:
             return np.zeros(obs.shape[:2], np.int64)
+
+        def check_spaces(self, spec: Any) -> None:
+            pass
 
         def reseed(self, *parts: Any) -> None:
             pass

@@ -65,7 +65,7 @@ def test_a_setting_that_is_what_the_peer_does_anyway_is_taken(capsys: pytest.Cap
 
 
 def test_what_it_lacks_of_a_preset_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    hyperparameters("dqn", "Acrobot-v1", {})
+    hyperparameters("dqn", "LunarLander-v3", {})
     assert capsys.readouterr().err == "Stable-Baselines3's dqn has nothing for the preset's double=True: left out\n"
     hyperparameters("td3", "Pendulum-v1", {})
     assert capsys.readouterr().err == ""

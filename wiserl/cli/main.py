@@ -14,6 +14,7 @@ import click
 
 from wiserl.cli.opening import open_policy, opening_options
 from wiserl.cli.streams import safe_output
+from wiserl.transport.cluster import STOPPING
 from wiserl.util.errors import InputError, Interrupted, WiserlError, nearest
 
 _LONGEST = 4000  # characters of an error's one line
@@ -245,8 +246,10 @@ def _run() -> None:
     except WiserlError as error:
         _fail(str(error), 1)
     except Interrupted as error:
+        _ignore_signals()
         raise SystemExit(128 + error.signum) from None
     except KeyboardInterrupt:
+        _ignore_signals()
         raise SystemExit(128 + signal.SIGINT) from None
     except SystemExit as error:  # wiserl itself raises none in a command
         traceback.print_exc()
@@ -262,6 +265,12 @@ def _current_folder() -> str:
         return os.getcwd()
     except OSError as error:
         raise InputError(f"the current folder cannot be used ({error.strerror}): change to one that is there") from None
+
+
+def _ignore_signals() -> None:
+    """All is closed: another Ctrl-C would only change the exit code."""
+    for signum in STOPPING:
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -178,7 +178,7 @@ def open_checkpoint(where: Path | str, which: str = "last") -> Checkpoint:
         )
     which = str(which)  # a number of env steps may be given as one
     path = named(folder, which) if which in NAMES else folder / f"step_{which}"
-    known = which in NAMES or path in steps(folder)
+    known = which in NAMES or which.isdecimal()
     if path is None or not known or not path.exists():
         gone = f": it names {path.name}, which is not there" if path is not None and which in NAMES else ""
         there = [name for name in NAMES if (found := named(folder, name)) is not None and found.exists()]
