@@ -20,13 +20,16 @@ def with_masks(spec: EnvSpec, env: Any) -> EnvSpec:
     """The spec of a made env, which `read_spec` gave, with what only its first info tells: whether that has a mask.
 
     The env is reset for it. What it raises comes through.
+
+    Raises:
+        EnvError: `reset` returned something else than observation and info.
     """
     if spec.masks or not MaskLayout(spec.action_space).size:
         return spec
     who = f"reset() of env '{spec.id}'"
-    _, info = reset_parts(env.reset(seed=0), who)
+    obs, info = reset_parts(env.reset(seed=0), who)
     if is_parallel(env):
-        check_dicts((info,), ("infos",), who)
+        check_dicts((obs, info), ("observations", "infos"), who)
     infos = info.values() if is_parallel(env) else (info,)
     return dataclasses.replace(spec, masks="info") if has_mask(infos) else spec
 
