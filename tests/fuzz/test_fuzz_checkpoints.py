@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from wiserl.util.errors import InputError
 
 PAST = Path(__file__).parents[1] / "past"
 STEP = Path("checkpoints") / "step_64"
-FEW, MANY = 150, 10_000
+FEW, MANY = 150, int(os.environ.get("WISERL_FUZZ_INPUTS", "10000"))
 
 # What others would like to have imported, and what looks like it.
 NAMES = ["booby:make", "booby", "booby/x", "boobies/booby", "booby:Env-v0", "os:system", "ALE/booby", "GymV26Environment-v0",

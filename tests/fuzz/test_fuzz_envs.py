@@ -1,6 +1,6 @@
 """Hostile envs: whatever they return, training refuses it by name or has learned from exactly that; nothing else happens.
 
-By default some hundred envs, in seconds; `pytest -m slow tests/fuzz` tries WISERL_FUZZ (10,000) of each kind.
+By default some hundred envs, in seconds; `pytest -m slow tests/fuzz` tries WISERL_FUZZ_INPUTS (10,000) of each kind.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from wiserl.env.check import check_env
 from wiserl.env.vector.choose import make_vector
 from wiserl.util.errors import EnvError, InputError
 
-MANY = int(os.environ.get("WISERL_FUZZ", "10000"))
+MANY = int(os.environ.get("WISERL_FUZZ_INPUTS", "10000"))
 FEW = 40
 ALLOWED = (EnvError, InputError, EnvOfItsOwn, SystemExit)
 """What a hostile env may end in: a clear error, what the env raises itself, and its own exit."""
