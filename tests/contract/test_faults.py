@@ -198,10 +198,11 @@ def test_no_kind_of_exception_of_an_env_is_taken_for_something_else(
     assert "the simulator's" in str(caught.value)
 
 
+@pytest.mark.parametrize("vector", ["inline", "process"])
 def test_an_env_that_calls_sys_exit_ends_the_command_with_1_and_its_traceback(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], vector: str
 ) -> None:
-    options = tiny("ppo", backend="local", runners=1, **{"env.error": "SystemExit"})
+    options = tiny("ppo", backend="local", runners=1, vector=vector, **{"env.error": "SystemExit"})
     with pytest.raises(SystemExit) as ended:
         run_command(train_command("ppo", "tests.contract.envs:raising", tmp_path / "run", options), monkeypatch)
     assert ended.value.code == 1

@@ -103,7 +103,7 @@ def serve(sock_fd: int, memory_fd: int) -> None:
         while (command := sock.recv(1)) not in (b"", QUIT):
             try:
                 result = worker.run(command, sock)
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # an env that exits is an error of the env
                 send(sock, RAISED, Failure.capture(error))
                 continue
             if result is None:
