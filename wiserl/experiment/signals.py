@@ -17,8 +17,8 @@ class StopSignals:
     """Turns the first SIGINT, SIGTERM or SIGHUP into a request, so that training ends between two rounds; the second interrupts
     at once, and those after it wait until all is closed.
 
-    A context manager; outside the main thread, where no handlers can be set, it does nothing. A signal that is ignored when it
-    begins, as `nohup` does with SIGHUP, stays ignored.
+    A context manager; outside the main thread, where no handlers can be set, it does nothing. A SIGHUP that is ignored when it
+    begins, as under `nohup`, stays ignored.
 
     Attributes:
         received: number of the last signal, or None.
@@ -35,7 +35,8 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            heard = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+            hung_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+            heard = [number for number in STOPPING if hung_up or number != signal.SIGHUP]
             self._before = {number: signal.signal(number, self._handle) for number in heard}
         return self
 
