@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -31,6 +32,12 @@ class RayCluster:
         """Pids of Ray workers whose title begins with `ray::TITLE`."""
         titles = {process.pid: (process.cmdline() or [""])[0] for process in marked(self.mark)}
         return [pid for pid, shown in titles.items() if shown.startswith(f"ray::{title}")]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hang_ups_are_heard() -> None:
+    """Commands inherit it, and the tests may run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def free_port() -> int:

@@ -15,8 +15,6 @@ from typing import Any
 
 import psutil
 
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # commands inherit it, and the tests may run under nohup
-
 ROOT = Path(__file__).parent.parent.parent
 WISERL = Path(sys.executable).with_name("wiserl")
 GATED = "tests.contract.envs:gated"
