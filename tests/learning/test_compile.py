@@ -42,3 +42,24 @@ def test_a_compiled_loss_gives_the_same_updates(algo):
             agent.update(fragment)
         found.append(agent.flat.detach())
     torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
+
+
+def test_a_minibatch_of_another_length_is_not_compiled_for(monkeypatch):
+    """The last round is shorter, and there may be a rest in each epoch: compiling for a few updates takes seconds."""
+    lengths = []
+
+    def counted(loss):
+        return lambda policy, batch, *rest: (lengths.append(len(batch["action"])), loss(policy, batch, *rest))[1]
+
+    monkeypatch.setattr(torch, "compile", counted)
+    config = make_config(algorithm_class("ppo").config_class, {"n_epochs": 2, "batch_size": 16, "compile": True}, "ppo")
+    spec = make_spec()
+    agent = algorithm_class("ppo")(spec=spec, config=config, num_streams=2, total_steps=1000)
+    agent.start_learning()
+    for steps in (20, 3):
+        fragment = make_fragment(spec, steps, 2, 0, end_rate=0.1)
+        fragment["log_prob"] = torch.full((steps, 2, 1), -1.4).numpy()
+        agent.env_steps += 2 * steps
+        agent.update(fragment)
+    assert agent.updates == 2 * 3 + 2 * 1
+    assert lengths == [16, 16] * 2

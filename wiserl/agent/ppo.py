@@ -118,7 +118,7 @@ class PPO(OnPolicy):
         config = self.config
         self.optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, config.adam_eps, config.max_grad_norm)
         chosen: Callable[..., tuple[Tensor, Tensor | None]] = getattr(self, "loss", loss)  # a subclass may have its own
-        self.loss = torch.compile(chosen) if config.compile else chosen
+        self.loss = self._compile_if_asked(chosen)
         self._compared = False
 
     def choose_action(self, obs: Nested, deterministic: bool = False, memory: Array | None = None,

@@ -115,7 +115,7 @@ class SARSA(OnPolicy):
     def start_learning(self) -> None:
         config = self.config
         self.optimizer = FlatAdam(self.policy, self.flat, config.learning_rate, max_grad_norm=config.max_grad_norm)
-        self._loss: Callable[..., tuple[Tensor, Tensor]] = torch.compile(loss) if config.compile else loss
+        self._loss: Callable[..., tuple[Tensor, Tensor]] = self._compile_if_asked(loss)
 
     @property
     def epsilon(self) -> float:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wiserl.agent.base.algorithm import Algorithm
 from wiserl.core.batch import Fragment
@@ -56,6 +57,24 @@ class OnPolicy(Algorithm):
     @property
     def max_policy_lag(self) -> int | None:
         return self.config.max_policy_lag
+
+    def _compile_if_asked(self, loss: Callable[..., Any]) -> Callable[..., Any]:
+        """`loss(policy, batch, ...)`, compiled if the configuration says so, for as many rows as the first minibatch has.
+
+        Minibatches of other lengths, at the end of an epoch or of the training, go through the loss as it is: to compile for them takes
+        longer than they do. With memory all lengths differ, and one compiled loss is for all.
+        """
+        if not self.config.compile:
+            return loss
+        compiled, length = torch.compile(loss), 0
+
+        def chosen(policy: nn.Module, batch: dict[str, Any], *rest: Any) -> Any:
+            nonlocal length
+            rows = len(batch["action"])
+            length = length or rows
+            return (compiled if rows == length or "memory" in batch else loss)(policy, batch, *rest)
+
+        return chosen
 
     def _reward(self, fragment: Fragment) -> Array:
         """The rewards to learn from `[T, E, A]`: counted and scaled with `normalize_reward`, else as the env gave them."""
