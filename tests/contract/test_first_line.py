@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,4 +31,8 @@ def test_what_is_waited_for_is_shown_within_2_seconds_of_the_first_step(
     wait_for(lambda: line in command.output, "the first line", seconds=2.0)
     (folder / "closed").unlink()
     assert command.finish() == 0, command.output
-    assert "512/512 steps (100%)" in command.output
+    if sync:
+        assert "512/512 steps (100%)" in command.output
+    else:  # what another runner had begun before the last ones were shared out is learned from as well
+        last = re.findall(r"(\d+)/512 steps", command.output)[-1]
+        assert 512 <= int(last) < 512 + steps, command.output

@@ -212,8 +212,11 @@ def leave_in_time(end_actors: Callable[[], None]) -> None:
     """
 
     def leave() -> None:
-        end_actors()
-        ray.shutdown()
+        try:
+            end_actors()
+            ray.shutdown()
+        except Exception as error:  # what was learned is saved by now: no reason for a run to fail
+            log.warning("Ray did not end in good order: %s: %s", type(error).__name__, str(error).partition("\n")[0])
 
     node: Any = ray._private.worker._global_node
     leaving = threading.Thread(target=leave, daemon=True)
