@@ -2,8 +2,7 @@
 
 A cluster of two nodes on this machine, and a run on it that a fault hits every ten seconds, drawn from a seed: a killed runner,
 learner, env worker or raylet (of the second node, which is then started again), or a runner that is stopped for 20 seconds. With
-`--faults exact` only learners are killed and runners stopped, and the weights must be those of the undisturbed run: rounds do not wait
-for a runner that has died.
+`--faults exact` no raylet is killed, and the weights must be those of the undisturbed run.
 
 The report says what hit, what the run reached beside the undisturbed one, how each process's memory grew, and what was left
 behind. It becomes a row of `benchmarks/results/chaos.json`.
@@ -45,8 +44,8 @@ STOPPED_SECONDS = 20.0
 SAMPLE_SECONDS = 5.0
 STEPS_PER_MINUTE = {"ppo": 80_000, "dqn": 8_000}  # what a disturbed run does, about
 RUNNER, LEARNER = "ray::_RunnerActor", "ray::_LearnerActor"
-EXACT = ("learner", "stopped runner")
-ALL = (*EXACT, "runner", "worker", "raylet")
+EXACT = ("learner", "runner", "worker", "stopped runner")
+ALL = (*EXACT, "raylet")
 
 
 def marked(mark: str) -> list[psutil.Process]:

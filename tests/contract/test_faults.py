@@ -93,6 +93,8 @@ def test_a_runner_killed_in_mid_run_is_restarted_and_the_run_reaches_its_steps(
     summary = train_through(tmp_path, lambda runner_pid: runner_pid, sync=sync)
     assert summary["env_steps"] >= 4096
     assert (summary["runner_restarts"], summary["learner_restarts"]) == (1, 0)
+    if sync:
+        check_unharmed(tmp_path)
 
 
 @pytest.mark.ray
@@ -100,6 +102,7 @@ def test_a_killed_worker_of_envs_costs_its_runner_a_restart(tmp_path: Path, clus
     summary = train_through(tmp_path, lambda worker_pid: worker_pid, vector="process")
     assert summary["env_steps"] == 4096
     assert (summary["runner_restarts"], summary["learner_restarts"]) == (1, 0)
+    check_unharmed(tmp_path)
 
 
 @pytest.mark.ray
@@ -110,7 +113,11 @@ def test_a_learner_killed_in_mid_run_is_restarted_from_its_last_checkpoint(tmp_p
     with (tmp_path / "run" / "metrics.csv").open() as file:
         steps = [int(row["env_steps"]) for row in csv.DictReader(file) if row["losses/policy_loss"]]
     assert steps == sorted(set(steps)), "rows of the time before the kill were left, or written twice"
-    # With what it had learned until the checkpoint, which the same seed makes what it would be without the kill.
+    check_unharmed(tmp_path)
+
+
+def check_unharmed(tmp_path: Path) -> None:
+    """The weights are those of the run in which nothing was killed."""
     options = tiny(
         "ppo",
         total_steps=4096,

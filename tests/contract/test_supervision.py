@@ -77,19 +77,25 @@ def test_a_runner_that_got_no_agent_is_not_waited_for() -> None:
     assert watch(Script(0, PREPARED, None), Script(1, [], None))[1][0] == ("expect", {0})
 
 
-def test_a_runner_that_dies_is_left_out_replaced_and_joins_again() -> None:
+def test_a_runner_that_dies_is_replaced_and_waited_for() -> None:
     dying = Script(0, PREPARED, "dies", PREPARED, None)
     restarts, log = watch(dying, Script(1, PREPARED, None))
     assert restarts == 1
-    assert log == [("expect", {0, 1}), ("leave", 0), ("join", 0), ("leave", 0), ("leave", 1)]
+    assert log == [("expect", {0, 1}), ("replace", 0, 1), ("leave", 0), ("leave", 1)]
     assert dying.ended == 1, "a process that cannot be reached may still be alive"
 
 
-def test_a_runner_that_dies_while_it_is_prepared_holds_nobody_up() -> None:
+def test_a_successor_that_does_not_get_the_agent_again_is_not_waited_for() -> None:
+    log = watch(Script(0, PREPARED, "dies", [], None), Script(1, PREPARED, None))[1]
+    assert log == [("expect", {0, 1}), ("replace", 0, 1), ("leave", 0), ("leave", 0), ("leave", 1)]
+
+
+def test_a_runner_that_dies_while_it_is_prepared_is_replaced_before_any_runs() -> None:
     restarts, log = watch(Script(0, "dies", PREPARED, None), Script(1, PREPARED, "dies", PREPARED, None))
     assert restarts == 2
     assert log.count(("expect", {0, 1})) == 1
-    assert log.count(("join", 1)) == 1
+    assert log[0] == ("replace", 0, 1)
+    assert ("replace", 1, 1) in log
 
 
 def test_each_runner_has_its_own_restarts() -> None:

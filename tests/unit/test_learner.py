@@ -130,39 +130,34 @@ def test_what_a_runner_shipped_before_it_left_is_learned_with_the_round():
     assert learner.agent.rounds == [2]
 
 
-def test_what_a_dead_runner_shipped_is_its_part_of_the_round_and_the_next_one_waits_for_its_successor():
-    learner = Learner("a", Recorder(), sync=True)
-    learner.expect({0, 1})
-    learner.offer(ship(1, 5, "of the dead"))
-    learner.leave(1)
-    learner.join(1)
-    learner.offer(ship(0, 0, "x"))
-    assert seen(learner) == ["x", "of the dead"]
-    learner.offer(ship(0, 1, "y"))
-    assert learner.missing() == [1]
-    reborn = ship(1, 0, "anew", incarnation=1)
-    learner.offer(reborn)
-    assert seen(learner) == ["x", "of the dead", "y", "anew"]
-    assert learner.is_settled(reborn)
-    assert learner.is_settled(ship(1, 5)), "a later incarnation settles all that earlier ones sent"
-    assert not learner.is_settled(ship(1, 1, incarnation=1))
-
-
 @pytest.mark.parametrize("late", [False, True])
-def test_a_round_has_one_shipment_of_a_rank_however_fast_it_was_restarted(late):
-    """Two would be of the same envs, which a replay refuses. `late`: what the dead one sent arrives last."""
+def test_a_round_waits_for_the_successor_of_a_dead_runner_which_samples_anew(late):
+    """`late`: what the dead one sent arrives when it is known to be dead."""
     learner = Learner("a", Recorder(), sync=True)
     learner.expect({0, 1})
     dead, reborn = ship(1, 5, "of the dead"), ship(1, 0, "anew", incarnation=1)
-    learner.join(1)
-    for shipment in (reborn, dead) if late else (dead, reborn):
-        learner.offer(shipment)
+    if not late:
+        learner.offer(dead)
+    learner.replace(1, 1)
     learner.offer(ship(0, 0, "x"))
-    assert seen(learner) == ["x", "of the dead"]
-    assert not learner.is_settled(reborn)
-    learner.leave(0)
-    assert seen(learner) == ["x", "of the dead", "anew"]
+    if late:
+        learner.offer(dead)
+    assert seen(learner) == []
+    assert learner.missing() == [1]
+    assert learner.is_settled(dead), "nobody waits for its answer"
+    learner.offer(reborn)
+    assert seen(learner) == ["x", "anew"]
     assert learner.is_settled(reborn)
+    assert not learner.is_settled(ship(1, 1, incarnation=1))
+
+
+def test_async_nobody_waits_and_what_a_dead_runner_sent_is_learned_from():
+    learner = Learner("a", Recorder(), sync=False)
+    learner.expect({0, 1})
+    learner.replace(1, 1)
+    learner.offer(ship(1, 5, "of the dead"))
+    learner.offer(ship(0, 0, "x"))
+    assert seen(learner) == ["of the dead", "x"]
 
 
 @pytest.mark.parametrize("sync", [True, False])

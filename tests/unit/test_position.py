@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from wiserl.training.position import Position, Track
+from wiserl.training.position import Position, Positions, Track
 
 
 def position(vector_steps: int, ages: list[int], steps: int = 4, rank: int = 1) -> Position:
@@ -63,3 +63,20 @@ def test_a_saved_track_goes_on_as_the_one_that_was_saved(tmp_path):
         assert np.array_equal(one.memory, two.memory)
         for each in (track, again):
             each.add(position(12, [7, 2]))
+
+
+def test_a_successor_does_the_same_steps_again_until_two_have_died_of_them():
+    positions = Positions()
+    assert positions.start(1, 1, 0) == (0, None, 0), "it died before the first round"
+    positions.follow(position(4, [4, 1]))
+    positions.follow(position(8, [8, 2]))
+    for incarnation in (2, 3):
+        start = positions.start(1, incarnation, 0)
+        assert (start.vector_steps, start.stream) == (8, 0)
+        assert start.going.vector_steps == 8
+        assert positions.start(1, incarnation, 0).stream == 0, "it may ask twice"
+    assert positions.start(1, 4, 0) == (8, None, 4)
+    positions.follow(position(12, [4, 4]))
+    start = positions.start(1, 5, 0)
+    assert (start.going.vector_steps, start.stream) == (12, 0)
+    assert positions.start(0, 0, 7) == (7, None, 0), "nothing is known of another runner"

@@ -125,7 +125,7 @@ class GymRunner(Runner):
         plan, algorithm = self.policy.plan, self.policy.algorithm
         steps = steps_of_round(algorithm.env_steps, plan.total_steps, plan.runners * plan.envs, self.args.steps)
         # What acting draws depends on where the runner is, and not on how it came there.
-        algorithm.reseed(self.args.seed, self.rank, self.incarnation, self.vector_steps, "act")
+        algorithm.reseed(self.args.seed, self.rank, self._stream, self.vector_steps, "act")
         fragment = self._collector.collect(self._act, steps, self.policy.weights_version)
         self.policy.finish_fragment(fragment)
         return fragment
@@ -137,7 +137,7 @@ class GymRunner(Runner):
         before, weights apart.
         """
         where, spec, version = (
-            (self.args.seed, self.rank, self.incarnation),
+            (self.args.seed, self.rank, self._stream),
             self.envs.spec,
             self.policy.weights_version,
         )
@@ -169,15 +169,22 @@ class GymRunner(Runner):
         return chosen
 
     def _go_on(self) -> None:
-        """Go on with the episodes that were going when the run was saved; where that cannot be done, begin new ones."""
-        env_steps = self.policy.algorithm.env_steps
-        if env_steps and not self.incarnation:
-            self._episodes.vector_steps, going = self.agent.call("continuation", self.rank)
-            problem = self._episodes.go_on(going)
+        """Go on with the episodes that were going when the run was saved, or the runner before this one died.
+
+        New ones begin where there is nothing to go on from, or that cannot be done. In async mode they do after each death: what
+        was on its way then may still be learned from.
+        """
+        env_steps, self._stream = self.policy.algorithm.env_steps, self.incarnation
+        if (env_steps or self.incarnation) and (self.policy.sync or not self.incarnation):
+            self._episodes.vector_steps, going, self._stream = self.agent.call("start_of", self.rank, self.incarnation)
+            problem: str | None = f"runner {self.rank} died {self._stream} times, the last ones at the same step"
+            if not self._stream:
+                problem = self._episodes.go_on(going) if env_steps else ""
             if problem is None:
                 return
-            self.agent.call("warn", f"{problem}: new episodes begin, and the run does not go on bit for bit")
-        self._begin_episodes(self.args.seed, self.rank, self.incarnation, env_steps)
+            if problem:
+                self.agent.call("warn", f"{problem}: new episodes begin, and the run does not go on bit for bit")
+        self._begin_episodes(self.args.seed, self.rank, self._stream, env_steps)
 
     def _begin_episodes(self, *where: int | str) -> None:
         self._episodes.begin([derive_seed(*where, env) for env in range(self.args.envs)])

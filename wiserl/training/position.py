@@ -18,6 +18,9 @@ import torch
 from wiserl.core.batch import Fragment
 from wiserl.core.tree import Array, Nested, tree_map
 
+REPEATS = 2
+"""Successors of a dead runner that do the same steps again, before one does others."""
+
 
 @dataclass(frozen=True)
 class Position:
@@ -63,6 +66,20 @@ class Continuation:
     returns: Array | None = None
 
 
+class Start(NamedTuple):
+    """From where a runner begins.
+
+    Attributes:
+        vector_steps: steps made so far in its place, of each env.
+        going: the episodes going then; None: not known.
+        stream: what its seeds are derived with. Not 0: other episodes, and other actions, than those of the place's first runner.
+    """
+
+    vector_steps: int
+    going: Continuation | None
+    stream: int
+
+
 class Track:
     """What the learner keeps of one runner: its last position, and the actions since the oldest of its episodes began."""
 
@@ -74,7 +91,7 @@ class Track:
     def add(self, position: Position) -> None:
         """Take in where the runner stands one fragment later."""
         if position.vector_steps - len(position.actions) != self._last.vector_steps:
-            self._actions.clear()  # a runner that was restarted began new episodes
+            self._actions.clear()  # in async mode, a runner that was restarted
             self._steps = 0
         self._last = position
         self._actions.append(position.actions)
@@ -134,6 +151,7 @@ class Positions:
 
     def __init__(self) -> None:
         self._tracks: dict[int, Track] = {}  # by rank
+        self._restarts: dict[int, dict[int, int]] = {}  # by rank and incarnation: the vector steps at which it began
 
     def follow(self, position: Position | None) -> None:
         """Keep where a runner stands after a fragment; None: it does not say."""
@@ -145,10 +163,21 @@ class Positions:
         else:
             track.add(position)
 
-    def continuation(self, rank: int, otherwise: int) -> tuple[int, Continuation | None]:
-        """Vector steps that a runner has made (`otherwise`, where it never said), and what a new one goes on from, if known."""
+    def start(self, rank: int, incarnation: int, otherwise: int) -> Start:
+        """From where a runner of this place begins; `otherwise`: at which of its steps, where that was never said.
+
+        A successor does again what its predecessor did. Where two have died of that, the next one begins new episodes: the same
+        actions may have killed them.
+        """
         track = self._tracks.get(rank)
-        return (otherwise, None) if track is None else (track.vector_steps, track.continuation())
+        vector_steps = otherwise if track is None else track.vector_steps
+        began = self._restarts.setdefault(rank, {})
+        if incarnation:
+            began[incarnation] = vector_steps
+        died = sum(at == vector_steps for other, at in began.items() if 0 < other < incarnation)
+        if died >= REPEATS:
+            return Start(vector_steps, None, incarnation)
+        return Start(vector_steps, None if track is None else track.continuation(), 0)
 
     def state_list(self) -> list[dict[str, Any]]:
         """Plain values and tensors of each runner, for a checkpoint."""

@@ -12,7 +12,7 @@ from wiserl.core.batch import Fragment, check_fragment, concat_by_length, count_
 from wiserl.core.tree import Array, Nested
 from wiserl.net.optim import is_flattened
 from wiserl.training.plan import Event, TrainPlan
-from wiserl.training.position import Collected, Continuation, Position, Positions
+from wiserl.training.position import Collected, Position, Positions, Start
 from wiserl.training.progress import Progress
 from wiserl.training.saving import Saver
 from wiserl.util.errors import InputError, WiserlError
@@ -177,10 +177,10 @@ class TrainingAgent(Agent):
 
     # ---- on the learner, called by runners ----
 
-    def continuation(self, rank: int) -> tuple[int, Continuation | None]:
-        """Vector steps that a runner has made, and what it goes on from; None where that is not known."""
+    def start_of(self, rank: int, incarnation: int) -> Start:
+        """From where a runner begins, by what was learned from its place so far."""
         steps_of_all = self.algorithm.env_steps // (self.plan.runners * self.plan.envs)
-        return self.learning.positions.continuation(rank, steps_of_all)
+        return self.learning.positions.start(rank, incarnation, steps_of_all)
 
     def warn(self, text: str) -> None:
         """Have the driver print a sentence, once."""

@@ -18,8 +18,8 @@ log = logging.getLogger("wiserl")
 class Learner:
     """Owns the one agent that learns, under a name.
 
-    In sync mode a round begins when every expected rank has shipped, takes the oldest shipment of each in rank order and
-    publishes one new version. In async mode each shipment is a round of its own, on arrival.
+    In sync mode a round begins when every expected rank has shipped, takes the shipments in rank order and publishes one new
+    version. In async mode each shipment is a round of its own, on arrival.
 
     Weights have two names on their way: the learner publishes them, a runner's handle takes them in.
     """
@@ -29,7 +29,7 @@ class Learner:
         self.agent = agent
         self.sync = sync
         self._expected: set[int] = set()
-        self._inbox: dict[int, list[Shipment]] = {}  # by rank; more than one only after a restart
+        self._inbox: dict[int, Shipment] = {}  # by rank
         self._settled: dict[int, tuple[int, int]] = {}
         self._weights: Packed | None = None
         self._to_publish: Packed | None = None
@@ -60,15 +60,18 @@ class Learner:
         self._inbox.clear()
         self._settled.clear()  # the runners may be others than those before, whose shipments are counted anew
 
-    def join(self, rank: int) -> None:
-        """A runner has been restarted: rounds wait for it again.
+    def replace(self, rank: int, incarnation: int) -> None:
+        """A runner has died, and its successor, of this incarnation, is on its way: in sync mode rounds wait for it.
 
-        What it shipped before it died, if that waits for a round still, is its part of that round.
+        What the dead one shipped, and has not been learned from, is dropped then: its successor begins after the last round, and
+        samples it again.
         """
-        self._expected.add(rank)
+        if self.sync and rank in self._expected:
+            self._inbox.pop(rank, None)
+            self._settled[rank] = (incarnation, -1)  # whatever comes late from those before it
 
     def leave(self, rank: int) -> None:
-        """A runner has finished or died: rounds wait for it no longer, and one that waited for it alone goes ahead.
+        """A runner has finished: rounds wait for it no longer, and one that waited for it alone goes ahead.
 
         What a runner shipped before it left is still learned from.
         """
@@ -89,9 +92,7 @@ class Learner:
         if shipment.incarnation < self._settled.get(shipment.rank, (-1, -1))[0]:
             return
         if self.sync and shipment.rank in self._expected:
-            waiting = self._inbox.setdefault(shipment.rank, [])
-            waiting.append(shipment)
-            waiting.sort(key=lambda each: each.incarnation)
+            self._inbox[shipment.rank] = shipment
             self._run_full_round()
         else:
             self._run_round([shipment])
@@ -116,9 +117,9 @@ class Learner:
         return result
 
     def _run_full_round(self) -> None:
-        while self._inbox and self._expected <= self._inbox.keys():
-            shipments = [self._inbox[rank].pop(0) for rank in sorted(self._inbox)]
-            self._inbox = {rank: waiting for rank, waiting in self._inbox.items() if waiting}
+        if self._inbox and self._expected <= self._inbox.keys():
+            shipments = [self._inbox[rank] for rank in sorted(self._inbox)]
+            self._inbox.clear()
             self._run_round(shipments)
 
     def _run_round(self, shipments: Sequence[Shipment]) -> None:

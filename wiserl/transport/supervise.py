@@ -55,7 +55,7 @@ class Learners(Protocol):
         ...
 
     def control(self, name: str, method: str, *args: Any) -> Any:
-        """Call `expect`, `join` or `leave` of an agent's learner."""
+        """Call `expect`, `replace` or `leave` of an agent's learner."""
         ...
 
 
@@ -92,16 +92,17 @@ def supervise(group: RunnerGroup, learners: Learners, wait: Callable[[Sequence[A
             member.task = None
             if isinstance(result, ActorLost):
                 restarts += 1
-                # Before anything else: no one waits for the dead.
-                _tell_all(learners, "leave", member.rank)
-                _replace(member, f"runner {member.rank} of '{group.name}'", result, max_restarts)
+                _end(member, f"runner {member.rank} of '{group.name}'", result, max_restarts)
+                # Before the successor begins: it asks the learners where.
+                _tell_all(learners, "replace", member.rank, member.incarnation + 1)
+                member.place()
             elif result is None:  # it has run to its end
                 _tell_all(learners, "leave", member.rank)
             else:
-                agents_of[member.rank] = result
+                lost, agents_of[member.rank] = set(agents_of.get(member.rank, ())) - set(result), result
                 if started:
-                    for name in result:
-                        learners.control(name, "join", member.rank)
+                    for name in lost:  # its predecessor had it: nobody waits for what this one will not send
+                        learners.control(name, "leave", member.rank)
                     member.run()
         if not started and len(agents_of) == group.num:
             started = True
@@ -130,12 +131,13 @@ def _result(member: Member) -> Any:
     raise error
 
 
-def _tell_all(learners: Learners, method: str, rank: int) -> None:
+def _tell_all(learners: Learners, method: str, *args: int) -> None:
     for name in learners.agent_names():
-        learners.control(name, method, rank)
+        learners.control(name, method, *args)
 
 
-def _replace(member: Member, what: str, death: ActorLost, max_restarts: int) -> None:
+def _end(member: Member, what: str, death: ActorLost, max_restarts: int) -> None:
+    """Make sure that the dead is dead, and say that it is replaced. Raises ActorLost once its restarts are used up."""
     member.end()
     if member.incarnation == max_restarts:
         raise ActorLost(
@@ -144,4 +146,3 @@ def _replace(member: Member, what: str, death: ActorLost, max_restarts: int) -> 
         )
     reason = str(death).splitlines()[0]
     log.warning("%s died and is restarted (%d of %d): %s", what, member.incarnation + 1, max_restarts, reason)
-    member.place()
