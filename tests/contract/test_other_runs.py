@@ -140,12 +140,11 @@ def test_an_env_that_changes_the_folder_does_not_move_the_run(
     home.mkdir()
     away.mkdir()
     env = functools.partial(GoesAway, when, str(away))
+    options = tiny("ppo", runners=1, backend="local", eval_every=128)
     for total_steps in (256, 512):
         monkeypatch.chdir(home)
-        resume = {"resume": "run"} if total_steps > 256 else {"run_dir": "run"}
-        summary = wiserl.train(
-            "ppo", env, quiet=True, total_steps=total_steps, backend="local", eval_every=128, **resume
-        )
+        where = {"resume": "run"} if total_steps > 256 else {"run_dir": "run", **options}
+        summary = wiserl.train("ppo", env, quiet=True, total_steps=total_steps, **where)
         assert Path.cwd() == away
         assert Path(summary["run_dir"]) == home / "run"
     assert not list(away.iterdir())
@@ -167,7 +166,8 @@ def test_a_data_set_is_read_from_the_folder_that_the_run_began_in(
     )  # fmt: skip
     monkeypatch.chdir(home)
     env = functools.partial(GoesAway, when, str(away))
-    wiserl.train("dqn", env, run_dir="run", quiet=True, **tiny("dqn", runners=1, backend="local", dataset="mine.npz"))
+    options = tiny("dqn", runners=1, backend="local", total_steps=256, dataset="mine.npz")
+    wiserl.train("dqn", env, run_dir="run", quiet=True, **options)
     assert f'"{home / "mine.npz"}"' in (home / "run" / "config.json").read_text()
 
 

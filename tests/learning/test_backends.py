@@ -31,6 +31,13 @@ BOX_ENVS = ("learning.envs:steered_box", "learning.envs:steered_discrete", "lear
 CASES = [(name, env) for name in OPTIONS for env in DISCRETE_ENVS if name not in ("ddpg", "td3")]
 CASES += [(name, env) for name in CONTINUOUS for env in BOX_ENVS]
 CASES += [(name, "envs:DyingAgents") for name in ("ppo", "dqn", "sac")]
+# Numpy acts on a Box and PyTorch on everything else, both on an observation of all kinds: of each algorithm and env one on Ray.
+QUICK = {
+    *(("ppo", env) for env in DISCRETE_ENVS), ("sarsa", "envs:BoxObs"), ("dqn", "envs:BoxObs"), ("dqn", "learning.envs:Everything"),
+    ("rainbow", "envs:DiscreteObs"), ("qrdqn", "learning.envs:Everything"), ("sac", "envs:DiscreteObs"),
+    ("sac", "learning.envs:steered_everything"), ("ddpg", "learning.envs:steered_box"), ("td3", "learning.envs:steered_discrete"),
+    *((name, "envs:DyingAgents") for name in ("ppo", "dqn", "sac")),
+}  # fmt: skip
 
 
 def train(folder: Path, algo: str, env: str, backend: str, **options: Any) -> dict[str, Any]:
@@ -85,7 +92,9 @@ def test_no_algorithm_is_left_out() -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(("algo", "env"), CASES)
+@pytest.mark.parametrize(
+    ("algo", "env"), [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
+)
 def test_the_same_seed_gives_the_same_weights_on_both_backends(ray_here, tmp_path, algo, env):
     """Two runners; `tests/contract` does the same with Box observations, and with a kill on the way."""
     for backend in ("local", "ray"):

@@ -55,9 +55,11 @@ def test_cut_sequences_learn_it_too(tmp_path):
 @pytest.mark.ray
 @pytest.mark.parametrize("sync", [True, False])
 def test_runners_on_ray_learn_it(ray_here, tmp_path, sync):
-    # Without waiting for each other, runners may be some versions behind, more so on a busy machine: it takes longer.
-    steps = 24_576 if sync else 49_152
-    options = {**OPTIONS, "envs": 4, "runners": 2, "backend": "ray", "sync": sync, "total_steps": steps}
+    # Without waiting for each other, runners may be some versions behind, more so on a busy machine: it takes longer. And an update
+    # has half the data: at a constant rate one run in ten forgets what it has solved. Its advantages are next to nothing then, and
+    # standardised they are noise of full size.
+    how = {"total_steps": 24_576} if sync else {"total_steps": 49_152, "learning_rate_decay": "linear"}
+    options = {**OPTIONS, "envs": 4, "runners": 2, "backend": "ray", "sync": sync, **how}
     summary = wiserl.train("ppo", Recall, net="rnn", run_dir=tmp_path, **options)
     assert summary["eval_return_mean"] == 1.0
 

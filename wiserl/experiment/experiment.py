@@ -116,6 +116,8 @@ class Experiment:
                 except KeyboardInterrupt:
                     console.warning(f"stopped at once; {self._what_is_saved()}; {self._how_to_go_on()}")
                     raise
+                except HeadLost as error:
+                    raise HeadLost(f"{error}; {self._what_is_saved()}; {self._how_to_go_on()}") from None
                 with contextlib.suppress(Interrupted):
                     if signals.received is None:
                         monitor.evaluate_final()
@@ -166,8 +168,6 @@ class Experiment:
                 restarts = wise_rl.start_all_runners(runners, poll=monitor.poll, max_restarts=self.run.max_restarts)
                 monitor.finish()
                 return restarts
-            except HeadLost as error:
-                raise HeadLost(f"{error}; {self._what_is_saved()}; {self._how_to_go_on()}") from None
             except LearnerLost as error:
                 resume = can_resume(self.folder)
                 if attempt == self.run.max_restarts:

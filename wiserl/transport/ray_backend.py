@@ -41,6 +41,7 @@ from wiserl.util.variables import num_threads, wait_seconds
 
 log = logging.getLogger("wiserl")
 GET_AGENT_SECONDS = 120.0
+QUIT_SECONDS = 3.0
 _KEEPER = "wiserl-keeper"
 
 
@@ -225,8 +226,10 @@ class RayBackend:
         if not ray.is_initialized():
             return
         if self._head_lost:  # all below would wait for it
-            for actor in self._actors.values():
-                actor.quit.remote()
+            # Until they have ended they may save: what is last is known then.
+            ended = [actor.quit.remote() for actor in self._actors.values()]
+            if ended:
+                ray.wait(ended, num_returns=len(ended), timeout=QUIT_SECONDS)
             return
         for member in self._group.members if self._group else []:
             member.end()
