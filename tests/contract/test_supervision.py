@@ -81,21 +81,29 @@ def test_a_runner_that_dies_is_replaced_and_waited_for() -> None:
     dying = Script(0, PREPARED, "dies", PREPARED, None)
     restarts, log = watch(dying, Script(1, PREPARED, None))
     assert restarts == 1
-    assert log == [("expect", {0, 1}), ("replace", 0, 1), ("leave", 0), ("leave", 1)]
+    assert log == [("expect", {0, 1}), ("replace", 0, 1, True), ("join", 0), ("leave", 0), ("leave", 1)]
     assert dying.ended == 1, "a process that cannot be reached may still be alive"
 
 
 def test_a_successor_that_does_not_get_the_agent_again_is_not_waited_for() -> None:
     log = watch(Script(0, PREPARED, "dies", [], None), Script(1, PREPARED, None))[1]
-    assert log == [("expect", {0, 1}), ("replace", 0, 1), ("leave", 0), ("leave", 0), ("leave", 1)]
+    assert log == [("expect", {0, 1}), ("replace", 0, 1, True), ("leave", 0), ("leave", 0), ("leave", 1)]
+
+
+def test_rounds_of_several_agents_do_not_wait_for_a_successor() -> None:
+    """It may wait in one agent's round for a runner that waits for it in another's."""
+    both = ["one", "two"]
+    log = watch(Script(0, both, "dies", both, None), Script(1, both, None))[1]
+    assert ("replace", 0, 1, False) in log
+    assert log.index(("join", 0)) > log.index(("replace", 0, 1, False))
 
 
 def test_a_runner_that_dies_while_it_is_prepared_is_replaced_before_any_runs() -> None:
     restarts, log = watch(Script(0, "dies", PREPARED, None), Script(1, PREPARED, "dies", PREPARED, None))
     assert restarts == 2
     assert log.count(("expect", {0, 1})) == 1
-    assert log[0] == ("replace", 0, 1)
-    assert ("replace", 1, 1) in log
+    assert log[0] == ("replace", 0, 1, False), "it had no agent yet"
+    assert ("replace", 1, 1, True) in log
 
 
 def test_each_runner_has_its_own_restarts() -> None:

@@ -138,8 +138,9 @@ def test_a_round_waits_for_the_successor_of_a_dead_runner_which_samples_anew(lat
     dead, reborn = ship(1, 5, "of the dead"), ship(1, 0, "anew", incarnation=1)
     if not late:
         learner.offer(dead)
-    learner.replace(1, 1)
+    learner.replace(1, 1, wait=True)
     learner.offer(ship(0, 0, "x"))
+    assert learner.awaits_successor()
     if late:
         learner.offer(dead)
     assert seen(learner) == []
@@ -149,12 +150,28 @@ def test_a_round_waits_for_the_successor_of_a_dead_runner_which_samples_anew(lat
     assert seen(learner) == ["x", "anew"]
     assert learner.is_settled(reborn)
     assert not learner.is_settled(ship(1, 1, incarnation=1))
+    assert not learner.awaits_successor()
+
+
+def test_a_round_goes_ahead_where_it_is_not_to_wait_for_a_successor_until_that_joins():
+    learner = Learner("a", Recorder(), sync=True)
+    learner.expect({0, 1})
+    learner.offer(ship(1, 5, "of the dead"))
+    learner.offer(ship(0, 0, "x"))
+    learner.offer(ship(0, 1, "y"))
+    learner.replace(1, 1, wait=False)
+    assert seen(learner) == ["x", "of the dead", "y"]
+    learner.join(1)
+    learner.offer(ship(0, 2, "z"))
+    assert learner.missing() == [1]
+    learner.offer(ship(1, 0, "anew", incarnation=1))
+    assert seen(learner)[3:] == ["z", "anew"]
 
 
 def test_async_nobody_waits_and_what_a_dead_runner_sent_is_learned_from():
     learner = Learner("a", Recorder(), sync=False)
     learner.expect({0, 1})
-    learner.replace(1, 1)
+    learner.replace(1, 1, wait=True)
     learner.offer(ship(1, 5, "of the dead"))
     learner.offer(ship(0, 0, "x"))
     assert seen(learner) == ["of the dead", "x"]

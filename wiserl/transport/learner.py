@@ -60,15 +60,27 @@ class Learner:
         self._inbox.clear()
         self._settled.clear()  # the runners may be others than those before, whose shipments are counted anew
 
-    def replace(self, rank: int, incarnation: int) -> None:
-        """A runner has died, and its successor, of this incarnation, is on its way: in sync mode rounds wait for it.
+    def replace(self, rank: int, incarnation: int, wait: bool) -> None:
+        """A runner has died, and its successor, of this incarnation, is on its way. It matters in sync mode alone.
 
-        What the dead one shipped, and has not been learned from, is dropped then: its successor begins after the last round, and
-        samples it again.
+        What the dead one shipped, and has not been learned from, is dropped: its successor begins after the last round, and
+        samples it again. `wait`: rounds wait for that; else they go ahead until it joins.
         """
-        if self.sync and rank in self._expected:
-            self._inbox.pop(rank, None)
-            self._settled[rank] = (incarnation, -1)  # whatever comes late from those before it
+        if not self.sync or rank not in self._expected:
+            return
+        self._inbox.pop(rank, None)
+        self._settled[rank] = (incarnation, -1)  # whatever comes late from those before it
+        if not wait:
+            self._expected.discard(rank)
+            self._run_full_round()
+
+    def join(self, rank: int) -> None:
+        """The successor of a dead runner is ready: rounds wait for it, if they did not all along."""
+        self._expected.add(rank)
+
+    def awaits_successor(self) -> bool:
+        """Whether the round waits for a runner that replaces a dead one: it does again what that one did, and may take long."""
+        return any(self._settled.get(rank, (0, 0))[1] == -1 for rank in self.missing())
 
     def leave(self, rank: int) -> None:
         """A runner has finished: rounds wait for it no longer, and one that waited for it alone goes ahead.

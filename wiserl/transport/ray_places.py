@@ -24,6 +24,7 @@ log = logging.getLogger("wiserl")
 LEAVE_SECONDS = 10.0
 PLACEMENT_GRACE_SECONDS = 5.0
 PLACEMENT_SECONDS = 120.0
+SUCCESSOR_PATIENCE = 6
 # A record per call, kept by the head process for the dashboard, would grow it by megabytes a minute.
 QUIET = {"enable_task_events": False}
 DEATHS = (
@@ -89,7 +90,7 @@ def get_answer(ref: Any, name: str, actor: Any) -> Any:
         LearnerLost: its process has died.
     """
     try:
-        value = ray.get(ref, timeout=wait_seconds())
+        value = _get_patiently(ref, actor)
         if isinstance(value, Failure):
             value.reraise()
         if isinstance(value, Ack) and isinstance(value.weights, list):
@@ -106,6 +107,16 @@ def get_answer(ref: Any, name: str, actor: Any) -> Any:
         ) from None
     except DEATHS as error:
         raise LearnerLost(f"the learner of agent '{name}' has died: {error}") from None
+
+
+def _get_patiently(ref: Any, actor: Any) -> Any:
+    """What a call of a learner gave. Where its round waits for the successor of a dead runner, that is given time of its own."""
+    for _ in range(SUCCESSOR_PATIENCE):
+        with contextlib.suppress(exceptions.GetTimeoutError):
+            return ray.get(ref, timeout=wait_seconds())
+        if ray.get(actor.control.remote("awaits_successor"), timeout=5) is not True:
+            break
+    return ray.get(ref, timeout=0)
 
 
 class RunnerPlace:

@@ -83,9 +83,9 @@ class LearnerService(ABC):
         return await self._call("act", args, kwargs)
 
     async def control(self, method: str, *args: Any) -> Any:
-        """Call a method of the learner itself: expect, replace, leave, missing, call."""
+        """Call a method of the learner itself: expect, replace, join, leave, missing, call."""
         result = await self._call(method, args, {})
-        if method == "leave" and isinstance(result, Failure):
+        if method in ("leave", "replace") and isinstance(result, Failure):
             self._failure = result  # it completed a round, which failed: those who wait for the round are told as well
         self._wake()
         return result

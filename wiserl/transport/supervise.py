@@ -55,7 +55,7 @@ class Learners(Protocol):
         ...
 
     def control(self, name: str, method: str, *args: Any) -> Any:
-        """Call `expect`, `replace` or `leave` of an agent's learner."""
+        """Call `expect`, `replace`, `join` or `leave` of an agent's learner."""
         ...
 
 
@@ -93,14 +93,18 @@ def supervise(group: RunnerGroup, learners: Learners, wait: Callable[[Sequence[A
             if isinstance(result, ActorLost):
                 restarts += 1
                 _end(member, f"runner {member.rank} of '{group.name}'", result, max_restarts)
-                # Before the successor begins: it asks the learners where.
-                _tell_all(learners, "replace", member.rank, member.incarnation + 1)
+                # Before the successor begins: it asks the learners where. With several agents, their rounds may have gone on by
+                # different numbers: nobody would come to the one that waits for a successor that waits in another.
+                patient = len(agents_of.get(member.rank, ())) == 1
+                _tell_all(learners, "replace", member.rank, member.incarnation + 1, patient)
                 member.place()
             elif result is None:  # it has run to its end
                 _tell_all(learners, "leave", member.rank)
             else:
                 lost, agents_of[member.rank] = set(agents_of.get(member.rank, ())) - set(result), result
                 if started:
+                    for name in result:
+                        learners.control(name, "join", member.rank)
                     for name in lost:  # its predecessor had it: nobody waits for what this one will not send
                         learners.control(name, "leave", member.rank)
                     member.run()
