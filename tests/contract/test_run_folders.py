@@ -267,3 +267,41 @@ def test_a_fork_of_the_owner_that_ends_gives_nothing_back(tmp_path: Path) -> Non
     os.waitpid(pid, 0)
     assert (tmp_path / "run.lock").exists()
     held.release()
+
+
+def test_a_lock_that_is_a_link_is_not_written_through(trained: Path, tmp_path: Path) -> None:
+    run, keys = copy(trained, tmp_path / "run", "kept", texts=True), tmp_path / "keys"
+    keys.write_text("mine")
+    (run / "run.lock").symlink_to(keys)
+    with pytest.raises(InputError, match=r"run\.lock' is a link, and what it points to would be written over"):
+        resume(run)
+    assert keys.read_text() == "mine"
+
+
+@pytest.mark.parametrize("what", ["checkpoints", "checkpoints/step_256"])
+def test_a_run_whose_checkpoints_are_those_of_another_folder_does_not_go_on(
+    trained: Path, tmp_path: Path, what: str
+) -> None:
+    mine, others = (
+        copy(trained, tmp_path / "run", "kept", texts=True),
+        copy(trained, tmp_path / "o", "kept", texts=True),
+    )
+    shutil.rmtree(mine / what)
+    (mine / what).symlink_to(others / what)
+    before = sorted(others.rglob("*"))
+    with pytest.raises(InputError, match=f"{what}' is a link to .*, where a resumed run would remove checkpoints"):
+        resume(mine)
+    assert sorted(others.rglob("*")) == before
+
+
+def test_an_owner_in_another_container_is_not_taken_for_dead(holder: Any, tmp_path: Path) -> None:
+    """Its process id means nothing here; that it holds the lock does."""
+    path = tmp_path / "run.lock"
+    owner = json.loads(path.read_text())
+    for pids_of, held in (("pid:[1]", True), (owner["pids_of"], False)):
+        path.write_text(json.dumps({**owner, "pid": 2**22 + 1, "pids_of": pids_of}))  # no such process
+        if held:
+            with pytest.raises(InputError, match="is being trained by process"):
+                Lock(tmp_path)
+        else:
+            Lock(tmp_path).release()

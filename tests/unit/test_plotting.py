@@ -178,3 +178,21 @@ def test_what_is_no_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no finite value of 'charts/episodic_return' yet"):
         plot_runs([tmp_path / "new"], out)
     assert not out.exists()
+
+
+def test_a_picture_takes_the_place_of_a_link_and_leaves_what_that_points_to(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("mine")
+    out = tmp_path / "curve.png"
+    out.symlink_to(tmp_path / "other")
+    plot_runs([make_run(tmp_path / "run")], out)
+    assert (tmp_path / "other").read_text() == "mine"
+    assert not out.is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curve.png", "other", "run"]
+
+
+def test_a_dollar_in_a_name_is_no_formula(tmp_path: Path, saved: list[Figure]) -> None:
+    plot_runs(
+        [make_run(tmp_path / "run", env="$x_$"), make_run(tmp_path / "b", env="$\\frac$", note="$_$")],
+        tmp_path / "c.png",
+    )
+    assert {axes.get_title() for axes in saved[0].axes} == {"$x_$", "$\\frac$"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 from click.testing import CliRunner
 
 import wiserl
@@ -24,6 +26,7 @@ from wiserl.run_folder.sealed import sealed_text
 from wiserl.run_folder.signature import is_signed, key_file, sign
 from wiserl.util.errors import InputError
 
+WISERL = Path(sys.executable).with_name("wiserl")
 PAST = Path(__file__).parents[1] / "past" / "format_2"
 SMALL = {
     "total_steps": 64,
@@ -300,3 +303,35 @@ def test_the_hash_of_a_file_is_that_of_the_rest_of_its_text() -> None:
     value = json.loads(text)
     assert (list(value), value["a"]) == (["format", "a", "blake2b"], "é")
     assert hashlib.blake2b(text.replace(value["blake2b"], "").encode()).hexdigest() == value["blake2b"]
+
+
+@pytest.mark.parametrize("arguments", [("eval", "."), ("plot", "."), ("list", "algos")])
+def test_modules_that_lie_in_the_current_folder_are_not_run(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """As where somebody changes into a run that was sent to them."""
+    shutil.copytree(PAST / "ppo", tmp_path / "run", symlinks=True)
+    for module in ("torch", "gymnasium", "numpy", "matplotlib"):
+        (tmp_path / "run" / f"{module}.py").write_text(f"open({str(tmp_path / 'called')!r}, 'w')")
+    done = subprocess.run([WISERL, *arguments], cwd=tmp_path / "run", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "called").exists()
+
+
+def test_a_module_that_is_named_is_that_of_the_current_folder(tmp_path: Path) -> None:
+    """Whatever is installed by that name: `test` is a module of Python's."""
+    (tmp_path / "test.py").write_text("from tests.envs import BoxObs\n")
+    done = subprocess.run([WISERL, "check-env", "test:BoxObs"], cwd=tmp_path, capture_output=True, text=True)
+    assert "nothing found" in done.stdout, done.stderr
+
+
+def test_weights_that_are_nan_are_told(tmp_path: Path) -> None:
+    run = shutil.copytree(PAST.parent / "format_1_last" / "ppo", tmp_path / "run", symlinks=True)
+    file = next(run.glob("checkpoints/step_*/weights.safetensors"))
+    weights = {name: tensor * math.nan for name, tensor in safetensors.torch.load_file(file).items()}
+    safetensors.torch.save_file(weights, file)
+    manifest = file.with_name("manifest.json")
+    content = json.loads(manifest.read_text())
+    digest = hashlib.blake2b(file.read_bytes()).hexdigest()
+    content["files"][file.name] = {"bytes": file.stat().st_size, "blake2b": digest}
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="has weights that are infinite or NaN"):
+        wiserl.load(run)

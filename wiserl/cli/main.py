@@ -229,7 +229,7 @@ def main() -> None:
 
 def _run() -> None:
     try:
-        sys.path.insert(0, _current_folder())  # `module:function` envs of the folder one is in
+        _check_current_folder()
         # Not cli.main(): it takes an EOFError or a BrokenPipeError of a user's env for its own, and drops the traceback.
         with cli.make_context("wiserl", sys.argv[1:] or ["--help"]) as context:
             cli.invoke(context)
@@ -260,9 +260,9 @@ def _run() -> None:
         )
 
 
-def _current_folder() -> str:
+def _check_current_folder() -> None:
     try:
-        return os.getcwd()
+        os.getcwd()
     except OSError as error:
         raise InputError(f"the current folder cannot be used ({error.strerror}): change to one that is there") from None
 

@@ -78,6 +78,12 @@ class Policy:
             self._algorithm.policy.load_state_dict(weights)
         except RuntimeError as error:
             raise InputError(f"checkpoint '{checkpoint.path}' does not hold a {found.name} network: {error}") from None
+        broken = sorted(name for name, tensor in weights.items() if not tensor.isfinite().all())
+        if broken:
+            raise InputError(
+                f"checkpoint '{checkpoint.path}' has weights that are infinite or NaN ({broken[0]}), which no training saves: choose "
+                "another one"
+            )
         self._algorithm.move_to(check_device(device))
         # Where training left off: a new algorithm would act at random, as before its first update.
         self._algorithm.env_steps, self._algorithm.updates = self.manifest["env_steps"], self.manifest.get("updates", 0)

@@ -197,6 +197,7 @@ def reopen(path: Path, config: dict[str, Any], finished: bool = False) -> RunFol
     lock = Lock(path)
     try:
         before = read_config(path)
+        _refuse_links(path)
         _check_resumable(path, before, config)
         checkpoint = _last_checkpoint(path)
         if not finished:
@@ -205,6 +206,16 @@ def reopen(path: Path, config: dict[str, Any], finished: bool = False) -> RunFol
         lock.release()
         raise
     return RunFolder(path, before, checkpoint, lock=lock)
+
+
+def _refuse_links(path: Path) -> None:
+    """Raise InputError where a run would remove or replace what is in another folder."""
+    for found in (path / "checkpoints", *(path / "checkpoints").glob("step_*")):
+        if found.is_symlink():
+            raise InputError(
+                f"'{found}' is a link to '{found.resolve()}', where a resumed run would remove checkpoints: put a copy in its place, as "
+                "`cp -rL` makes one (the run folder itself may be a link)"
+            )
 
 
 def _check_resumable(path: Path, before: dict[str, Any], config: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """A run folder is trained in by one process at a time. Who that is stands in `run.lock` while it goes on.
 
-    {"pid": 4711, "host": "node3", "since": "2025-03-01T12:00:00+00:00"}
+    {"pid": 4711, "pids_of": "pid:[4026531836]", "host": "node3", "since": "2025-03-01T12:00:00+00:00"}
 
 On one machine the operating system knows whether the owner lives: it holds a lock on the file, which ends with the process
 however that ends. Between machines, where file systems may not tell one another, the owner touches the file every few seconds,
@@ -61,7 +61,9 @@ class Lock:
 def _take(path: Path) -> FileIO:
     """The lock's file, opened, locked, and with this process as its owner."""
     while True:
-        file = path.open("ab", buffering=0)
+        if path.is_symlink():
+            raise InputError(f"'{path}' is a link, and what it points to would be written over: remove it")
+        file = FileIO(path, "ab", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
         try:
             owner = _owner(path)
             if not _lock(file):
@@ -114,14 +116,16 @@ def _owner(path: Path) -> dict[str, Any]:
 
 def _write_owner(file: FileIO) -> None:
     since = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    owner = {"pid": os.getpid(), "host": _host(), "since": since}
+    owner = {"pid": os.getpid(), "pids_of": _pid_namespace(), "host": _host(), "since": since}
     file.truncate(0)
     file.write(json.dumps(owner).encode())
 
 
 def _is_dead(owner: dict[str, Any]) -> bool:
-    """Whether the owner was a process of this machine, and is no more."""
+    """Whether the owner was a process of this machine, and is no more; one of another container is not known of."""
     if owner.get("host") != _host() or not isinstance(owner.get("pid"), int):
+        return False
+    if owner.get("pids_of", _pid_namespace()) != _pid_namespace():
         return False
     try:
         os.kill(owner["pid"], 0)
@@ -146,12 +150,20 @@ def _is_touched(path: Path) -> bool:
 
 def _in_use(path: Path, owner: dict[str, Any]) -> InputError:
     who = f"process {owner.get('pid', 'unknown')} on {owner.get('host', 'an unknown host')}"
-    if (owner.get("pid"), owner.get("host")) == (os.getpid(), _host()):
+    if (owner.get("pid"), owner.get("host"), owner.get("pids_of")) == (os.getpid(), _host(), _pid_namespace()):
         who = "this very process"
     return InputError(
         f"the run in '{path.parent}' is being trained by {who}, since {owner.get('since', 'an unknown time')}: stop or close that first, "
         f"or train in another folder. If you are sure that it has ended, remove '{path}'"
     )
+
+
+def _pid_namespace() -> str:
+    """Within what process ids mean the same: containers have their own. Empty where the system has but one."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
 
 
 def _host() -> str:

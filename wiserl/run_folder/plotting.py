@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
@@ -87,18 +89,24 @@ def plot_runs(run_dirs: Sequence[Path], out: Path, x: str = STEP_COLUMN, y: str 
     envs = sorted({run.env for run in runs})
     groups = _groups(runs)
     labels = sorted({label for label, _ in groups})
-    figure = Figure(figsize=(max(6.4, 4.8 * len(envs)), 4.2), layout="constrained")
-    for env, axes in zip(envs, np.ravel(figure.subplots(1, len(envs), squeeze=False)), strict=True):
-        for label, group in sorted(groups, key=lambda labelled: labelled[0]):
-            if group[0].env == env:
-                _draw(axes, group, label, f"C{labels.index(label)}")
-        axes.set(title=env, xlabel=x.replace("_", " "), ylabel=y.rsplit("/", 1)[-1].replace("_", " "))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-        axes.legend(frameon=False)
+    with rc_context({"text.parse_math": False}):  # a $ in a name is a $
+        figure = Figure(figsize=(max(6.4, 4.8 * len(envs)), 4.2), layout="constrained")
+        for env, axes in zip(envs, np.ravel(figure.subplots(1, len(envs), squeeze=False)), strict=True):
+            for label, group in sorted(groups, key=lambda labelled: labelled[0]):
+                if group[0].env == env:
+                    _draw(axes, group, label, f"C{labels.index(label)}")
+            axes.set(title=env, xlabel=x.replace("_", " "), ylabel=y.rsplit("/", 1)[-1].replace("_", " "))
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(alpha=0.25)
+            axes.legend(frameon=False)
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=150)
+    partial = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
+    try:
+        figure.savefig(partial, dpi=150)
+        partial.replace(out)  # also a link: what that points to stays
+    finally:
+        partial.unlink(missing_ok=True)
     return out
 
 

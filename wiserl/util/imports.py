@@ -17,9 +17,18 @@ def import_module(name: str) -> ModuleType:
     """
     if not all(name.split(".")):
         raise ModuleNotFoundError(f"no module can have the name '{name}'", name=name)
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # As `python -m` has it; a console script such as `wiserl` does not.
-    return importlib.import_module(name)
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # the folder is gone: what is installed can be imported still
+        return importlib.import_module(name)
+    if here not in sys.path:
+        sys.path.append(here)
+    # First for what is named, as with `python -m`. Anything else there that has the name of an installed module is not run.
+    sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(here)
 
 
 def import_object(name: str) -> object:
