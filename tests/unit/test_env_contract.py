@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -170,3 +172,46 @@ def test_the_command_line_says_it_in_one_line_and_exits_with_1(tmp_path, env, se
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert [line for line in done.stderr.splitlines() if line.startswith("wiserl: error:") and said in line]
+
+
+class ClosesBadly(Hostile):
+    def close(self):
+        raise RuntimeError("the window is gone")
+
+
+@pytest.mark.parametrize("vector", ["inline", "process"])
+def test_an_env_that_raises_in_close_costs_nothing(tmp_path, caplog, vector):
+    options = {"total_steps": 64, "envs": 2, "n_steps": 16, "eval_episodes": 1, "vector": vector, "quiet": True}
+    summary = wiserl.train("ppo", ClosesBadly, run_dir=tmp_path / "run", **options)
+    assert summary["env_steps"] == 64
+    assert (tmp_path / "run" / "summary.json").exists()
+    if vector == "inline":
+        assert "raised RuntimeError in close(): the window is gone" in caplog.text
+
+
+class GoesAway(Hostile):
+    """Changes into a folder that is removed."""
+
+    def reset(self, **options):
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+        return super().reset(**options)
+
+
+def test_an_env_may_leave_the_process_in_a_folder_that_is_gone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = {"total_steps": 64, "envs": 2, "n_steps": 16, "eval_episodes": 1, "vector": "inline", "quiet": True}
+    assert wiserl.train("ppo", GoesAway, run_dir="run", **options)["run_dir"] == str(tmp_path / "run")
+
+
+def test_agents_that_are_no_list_are_told():
+    class NoAgents(HostileAgents):
+        def step(self, actions):
+            given = super().step(actions)
+            self.agents = None
+            return given
+
+    envs = make_vector(NoAgents, {}, 1, "inline")
+    envs.reset([0])
+    with pytest.raises(EnvError, match="has agents = None; expected a list"):
+        envs.step(np.zeros((1, envs.spec.num_agents), np.int64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import pickle
 from typing import Any
 
@@ -265,3 +266,28 @@ def test_an_env_that_does_not_tell_of_success_has_no_rate_of_it() -> None:
             return RowMemory(0, envs, agents)
 
     assert run_episodes(Still(), BoxObs, {"length": 2}, 2, seed=0).success is None
+
+
+class Says(BitFlip):
+    """Says of its success what it is told to."""
+
+    def __init__(self, success: Any) -> None:
+        super().__init__(bits=3)
+        self._says = success
+
+    def step(self, action: Any) -> Any:
+        *parts, info = super().step(action)
+        return *parts, {**info, "is_success": self._says}
+
+
+@pytest.mark.parametrize(("success", "rate"), [(np.float32(1.0), 1.0), (np.array([False]), 0.0), (1, 1.0)])
+def test_success_is_a_bool_or_a_number_that_is_one(success: Any, rate: float) -> None:
+    found = run_episodes(Flip(), Says, {"success": success}, 2, seed=0).success
+    assert found is not None
+    assert found.mean() == rate
+
+
+@pytest.mark.parametrize("success", ["maybe", math.nan, np.array([True, False]), 0.5, None])
+def test_success_of_another_kind_is_an_error_of_the_env(success: Any) -> None:
+    with pytest.raises(EnvError, match=r"env .* gave info\['is_success'\] = .*; expected a bool"):
+        run_episodes(Flip(), Says, {"success": success}, 2, seed=0)

@@ -91,6 +91,8 @@ def test_what_numpy_would_broadcast_cut_or_wrap_is_refused(space, obs, said):
         (spaces.Box(-1, 1, (), np.float64), 0.5, 0.5),
         (spaces.Discrete(3, start=5), np.uint8(7), 2),
         (spaces.Discrete(3), np.array(2), 2),
+        (spaces.Discrete(201, start=-100), np.int8(100), 200),
+        (spaces.Discrete(201, start=-100), np.uint8(3), 103),
         (spaces.Discrete(2), True, 1),
         (spaces.MultiDiscrete([3, 2], start=[0, 5]), [2, 6], [2, 1]),
         (spaces.MultiBinary(2), [True, False], [1, 0]),

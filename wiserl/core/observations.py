@@ -110,7 +110,8 @@ class _DiscreteLeaf(Leaf):
         self._start, self._stop = int(space.start), int(space.start + space.n)
 
     def read(self, value: Any, who: str) -> Any:
-        number = value if type(value) is int or isinstance(value, np.integer) else int(self._converted(value, who))
+        # As an int of Python's: to subtract `start` from a small one of numpy's may overflow.
+        number = int(value) if type(value) is int or isinstance(value, np.integer) else int(self._converted(value, who))
         if self._start <= number < self._stop:
             return number - self._start
         raise self.refuse(f"is {number}", who, f"{self._start} to {self._stop - 1}")

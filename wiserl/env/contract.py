@@ -5,6 +5,7 @@ The common case (a float, a bool, a dict) is told by its type alone, where the s
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,10 +13,20 @@ import numpy as np
 
 from wiserl.util.errors import EnvError
 
+log = logging.getLogger("wiserl")
+
 NUMBERS = frozenset({float, np.float64, np.float32})
 """Types of a reward that need no second look."""
 
 Step = tuple[Any, Any, Any, Any, Any]
+
+
+def close_env(env: Any, who: str) -> None:
+    """Close an env. What it raises then is told and costs nothing: what was learned does not depend on it."""
+    try:
+        env.close()
+    except Exception as error:
+        log.warning("%s raised %s in close(): %s", who, type(error).__name__, error)
 
 
 def reset_parts(given: Any, who: str) -> tuple[Any, Any]:

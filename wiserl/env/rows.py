@@ -5,7 +5,7 @@ What trains on rows has no multi-agent branch: an agent that is gone is a row wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -22,6 +22,7 @@ from wiserl.env.agents import agents_of
 from wiserl.env.contract import (
     NUMBERS,
     check_dicts,
+    close_env,
     of_agent,
     read_flag,
     read_info,
@@ -194,6 +195,13 @@ class EnvRows:
         seen: Mapping[str, Any] = info
         return seen
 
+    def _agents(self) -> Any:
+        """Those that act next, as the env says."""
+        agents = self.env.agents
+        if type(agents) is not list and not isinstance(agents, Collection):
+            raise EnvError(f"env '{self.spec.id}' has agents = {agents!r}; expected a list, [] where all have ended")
+        return agents
+
     def _step_parallel(self, actions: Array) -> Mapping[str, Any]:
         buffers, e = self.buffers, self._index
         acting = {agent: actions[self._row[agent]] for agent in self.env.agents}
@@ -201,6 +209,7 @@ class EnvRows:
         parts = step_parts(self.env.step(acting), who)
         check_dicts(parts, ("observations", "rewards", "terminations", "truncations", "infos"), who)
         obs, rewards, terminations, truncations, infos = parts
+        agents = self._agents()
         for array in (buffers.reward, buffers.terminated, buffers.truncated, buffers.ended, buffers.env_ended):
             array[e] = 0
         # Some envs keep an agent that has ended in env.agents, and go on to report its end: it counts once.
@@ -221,12 +230,12 @@ class EnvRows:
             if terminated or truncated:
                 over.add(agent)
                 ended.append(agent)
-            elif agent not in self.env.agents:
+            elif agent not in agents:
                 raise EnvError(
                     f"env '{self.spec.id}': agent {agent} left env.agents with neither termination nor truncation; "
                     "return True for it in one of the two in the step in which it leaves"
                 )
-        living = [agent for agent in self.env.agents if agent not in over]
+        living = [agent for agent in agents if agent not in over]
         if not self.masks.given:
             self.masks.refuse_late(infos.values())
         self._write_living(obs, infos, living, self._whose)
@@ -285,4 +294,4 @@ class EnvRows:
 
     def close(self) -> None:
         """Close the env."""
-        self.env.close()
+        close_env(self.env, f"env '{self.spec.id}'")

@@ -146,8 +146,13 @@ class Experiment:
 
     def _shown(self) -> str:
         """The folder's path as it was given; from the root if the process is in another folder by now."""
-        was_relative = not Path(self.run.run_dir or "runs").is_absolute()
-        return str(self.folder.relative_to(self._home) if was_relative and Path.cwd() == self._home else self.folder)
+        if Path(self.run.run_dir or "runs").is_absolute():
+            return str(self.folder)
+        try:
+            moved = Path.cwd() != self._home
+        except FileNotFoundError:  # an env went into a folder that is gone
+            moved = True
+        return str(self.folder if moved else self.folder.relative_to(self._home))
 
     def _nothing_to_do(self, summary: dict[str, Any], console: Console) -> dict[str, Any]:
         console.message(

@@ -14,6 +14,7 @@ import torch
 from wiserl.agent.base.off_policy import OffPolicyConfig
 from wiserl.core.config import to_plain
 from wiserl.core.spec import EnvSpec
+from wiserl.env.contract import close_env
 from wiserl.env.goal_reward import GoalReward
 from wiserl.env.make import check_reset, env_id, make_env
 from wiserl.env.masks import with_masks
@@ -123,7 +124,7 @@ def look_at_env(run: RunConfig) -> EnvSpec:
     probe = make_env(run.env, run.env_kwargs)
     check_reset(probe, run.env)
     spec = with_masks(read_spec(probe, run.env), probe)
-    probe.close()
+    close_env(probe, f"env '{env_id(run.env)}'")
     return dataclasses.replace(spec, goal_reward=GoalReward(run.env, run.env_kwargs))
 
 

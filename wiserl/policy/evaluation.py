@@ -10,6 +10,7 @@ import numpy as np
 
 from wiserl.core.masks import ENTRY
 from wiserl.core.tree import Array
+from wiserl.env.contract import read_flag
 from wiserl.env.make import EnvLike, env_id
 from wiserl.env.vector.choose import make_vector
 from wiserl.policy.policy import Policy
@@ -77,7 +78,7 @@ def run_episodes(
                 totals += step.reward.sum(axis=1) * going
                 for i, info in step.infos:
                     if going[i] and "is_success" in info:
-                        reached[i] = bool(info["is_success"])
+                        reached[i] = read_flag("info['is_success']", info["is_success"], f"env '{env_id(env)}'")
                 going[step.env_ended] = False
                 if not going.any():
                     break

@@ -59,20 +59,19 @@ class OnPolicy(Algorithm):
         return self.config.max_policy_lag
 
     def _compile_if_asked(self, loss: Callable[..., Any]) -> Callable[..., Any]:
-        """`loss(policy, batch, ...)`, compiled if the configuration says so, for as many rows as the first minibatch has.
+        """`loss(policy, batch, ...)`, compiled if the configuration says so, for minibatches of `batch_size` rows, or as a round has.
 
-        Minibatches of other lengths, at the end of an epoch or of the training, go through the loss as it is: to compile for them takes
+        Those of other lengths, at the end of an epoch or of the training, go through the loss as it is: to compile for them takes
         longer than they do. With memory all lengths differ, and one compiled loss is for all.
         """
         if not self.config.compile:
             return loss
-        compiled, length = torch.compile(loss), 0
+        compiled = torch.compile(loss)
+        length = min(self.config.batch_size, self.config.n_steps * self.num_streams * self.spec.num_agents)
 
         def chosen(policy: nn.Module, batch: dict[str, Any], *rest: Any) -> Any:
-            nonlocal length
-            rows = len(batch["action"])
-            length = length or rows
-            return (compiled if rows == length or "memory" in batch else loss)(policy, batch, *rest)
+            fits = "memory" in batch or len(batch["action"]) == length
+            return (compiled if fits else loss)(policy, batch, *rest)
 
         return chosen
 

@@ -12,7 +12,7 @@ from wiserl.core.actions import ActionCodec
 from wiserl.core.masks import ENTRY
 from wiserl.core.observations import ObservationReader
 from wiserl.core.tree import Array
-from wiserl.env.contract import NUMBERS, read_flag, read_info, read_reward, reset_parts, step_parts
+from wiserl.env.contract import NUMBERS, close_env, read_flag, read_info, read_reward, reset_parts, step_parts
 from wiserl.env.make import EnvLike, is_parallel, make_env
 from wiserl.env.masks import late_mask, mixed_masks
 from wiserl.env.row_buffers import RowBuffers
@@ -204,4 +204,4 @@ class InlineVector(VectorEnv):
         """Close the envs."""
         envs, self._envs = self._envs, []
         for env in envs:
-            env.close()
+            close_env(env, f"env {env}")
