@@ -42,7 +42,7 @@ MARK = "WISERL_CHAOS"
 EVERY_SECONDS = 10.0
 STOPPED_SECONDS = 20.0
 SAMPLE_SECONDS = 5.0
-STEPS_PER_MINUTE = {"ppo": 80_000, "dqn": 8_000}  # what a disturbed run does, about
+STEPS_PER_MINUTE = {"ppo": 160_000, "dqn": 8_000}  # what a disturbed run does, about
 RUNNER, LEARNER = "ray::_RunnerActor", "ray::_LearnerActor"
 EXACT = ("learner", "runner", "worker", "stopped runner")
 ALL = (*EXACT, "raylet")
@@ -256,6 +256,12 @@ def weights(folder: Path) -> bytes:
     return (folder / "checkpoints" / "last" / "weights.safetensors").read_bytes()
 
 
+def read_rows() -> list[dict[str, Any]]:
+    """What was measured so far."""
+    found: list[dict[str, Any]] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+    return found
+
+
 @click.command(help=__doc__)
 @click.option("--algo", type=click.Choice(sorted(STEPS_PER_MINUTE)), default="ppo")
 @click.option("--minutes", type=float, default=10.0, help="How long the disturbed run takes, about.")
@@ -286,8 +292,7 @@ def main(algo: str, minutes: float, seed: int, faults: str) -> None:
         "command": f"python -m benchmarks.chaos --algo {algo} --minutes {minutes:g} --seed {seed} --faults {faults}",
         "commit": commit(), "machine": machine(), "versions": versions(), "measured_at": time.strftime("%Y-%m-%d %H:%M:%S"),
     }  # fmt: skip
-    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    RESULTS.write_text(json.dumps([*rows, row], indent=1) + "\n", encoding="utf-8")
+    RESULTS.write_text(json.dumps([*read_rows(), row], indent=1) + "\n", encoding="utf-8")
     console.print_json(data=row)
     reached = hit["exit_code"] == 0 and hit["eval_return_mean"] >= 0.95 * alone["eval_return_mean"]
     if not reached or left or (faults == "exact" and not same):

@@ -95,6 +95,17 @@ def soak(backend: str, minutes: float, seed: int, console: Console) -> dict[str,
     return {"backend": backend, "minutes": minutes, "seed": seed, "exit_code": code, "said": said, "growth": grown}
 
 
+def read_rows() -> list[dict[str, Any]]:
+    """What was measured so far."""
+    found: list[dict[str, Any]] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+    return found
+
+
+def of_wiserl(growth: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """The script, the learner and the runners, without Ray's own processes."""
+    return {name: found for name, found in growth.items() if name.startswith(("driver", "ray::_"))}
+
+
 @click.command(help=__doc__)
 @click.option("--backend", type=click.Choice(["local", "ray"]), default="local")
 @click.option("--minutes", type=float, default=60.0)
@@ -107,9 +118,8 @@ def main(backend: str, minutes: float, seed: int) -> None:
         "command": f"python -m benchmarks.soak --backend {backend} --minutes {minutes:g} --seed {seed}", "commit": commit(),
         "machine": machine(), "versions": versions(), "measured_at": time.strftime("%Y-%m-%d %H:%M:%S"),
     }  # fmt: skip
-    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    RESULTS.write_text(json.dumps([*rows, row], indent=1) + "\n", encoding="utf-8")
-    ours = {name: found for name, found in row["growth"].items() if name.startswith(("driver", "ray::_"))}
+    RESULTS.write_text(json.dumps([*read_rows(), row], indent=1) + "\n", encoding="utf-8")
+    ours = of_wiserl(row["growth"])
     grew = [
         name
         for name, found in ours.items()

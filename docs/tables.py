@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import scores, speed
+from benchmarks import chaos, scores, soak, speed
 from wiserl.agent.catalogue import algorithm_class, algorithm_names
 from wiserl.cli.describe import options, setting_text
 from wiserl.experiment.options import presets
@@ -71,12 +71,50 @@ def speed_table() -> str | None:
     return path.read_text(encoding="utf-8").strip() if path.exists() else None
 
 
+def chaos_table() -> str | None:
+    """Markdown: runs among faults; None where there are none."""
+    rows = chaos.read_rows()
+    if not rows:
+        return None
+    lines = [
+        "| run | faults | score, undisturbed | restarts of runners, of the learner | weights | left behind |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        hit, alone = row["disturbed"], row["undisturbed"]
+        faults = ", ".join(f"{count} {kind}" for kind, count in sorted(row["hits"].items()))
+        score = "failed" if hit["exit_code"] else f"{hit['eval_return_mean']:.0f}, {alone['eval_return_mean']:.0f}"
+        lines.append(
+            f"| `{row['command']}`: {row['steps']:,} env steps in {row['seconds'] / 60:.1f} min | {faults} | {score} | "
+            f"{hit['runner_restarts']}, {hit['learner_restarts']} | {'the same' if row['same_weights'] else 'others'} | "
+            f"{', '.join(row['left_behind']) or 'nothing'} |"
+        )
+    return "\n".join(lines)
+
+
+def soak_table() -> str | None:
+    """Markdown: what grew in an hour of training; None where nothing was measured."""
+    rows = soak.read_rows()
+    if not rows:
+        return None
+    lines = ["| run | process | memory, MB in ten minutes | open files | threads |", "|---|---|---:|---:|---:|"]
+    for row in rows:
+        lines += [
+            f"| `{row['command']}` | {name.split()[0].removeprefix('ray::_')} | {found['mb_in_ten_minutes']:+.2f} of "
+            f"{found['megabytes']:.0f} | {found['files']:+.0f} | {found['threads']:+.0f} |"
+            for name, found in soak.of_wiserl(row["growth"]).items()
+        ]
+    return "\n".join(lines)
+
+
 def sections(page: Path) -> dict[str, Callable[[], str | None]]:
     """The tables a page may have, by name."""
     found: dict[str, Callable[[], str | None]] = {
         "run-options": lambda: field_table(RunConfig, ("algo", "env", "env_kwargs")),
         "speed": speed_table,
         "scores": score_table,
+        "chaos": chaos_table,
+        "soak": soak_table,
     }
     if page.stem in algorithm_names():
         algo = page.stem

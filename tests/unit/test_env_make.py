@@ -134,3 +134,15 @@ def test_a_module_in_the_current_directory_is_found(tmp_path, monkeypatch):
 def test_ids_are_readable():
     assert env_id("CartPole-v1") == "CartPole-v1"
     assert env_id(functools.partial(Chain, length=3)) == "tests.envs:Chain"
+
+
+@pytest.mark.parametrize("steps", [float("nan"), 1e3, 0, [], "many", True])
+def test_a_time_limit_that_is_none_is_refused(steps):
+    with pytest.raises(InputError, match=r"env\.max_episode_steps=.* is not valid: expected an integer from 1"):
+        make_env("CartPole-v1", {"max_episode_steps": steps})
+
+
+@pytest.mark.parametrize("mode", [-1, True, {}])
+def test_a_render_mode_that_is_no_text_is_refused(mode):
+    with pytest.raises(InputError, match=r"env\.render_mode=.* is not valid: expected a text"):
+        make_env("CartPole-v1", {"render_mode": mode})

@@ -133,10 +133,22 @@ def _make_gymnasium(name: str, arguments: dict[str, Any]) -> gym.Env[Any, Any]:
         except (gym.error.DependencyNotInstalled, ImportError) as error:
             raise _missing_package(name, _extra_of(str(spec.entry_point), error), error) from error
         _check_arguments(creator, name, arguments, also=("max_episode_steps", "render_mode"))
+        _check_own_arguments(name, arguments)
     try:
         return gym.make(spec, disable_env_checker=True, **arguments)
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         raise _missing_package(name, _extra_of(str(spec.entry_point), error), error) from error
+
+
+def _check_own_arguments(name: str, arguments: dict[str, Any]) -> None:
+    """Raise InputError for arguments of gymnasium itself that it would fail on with an assertion."""
+    steps, mode = arguments.get("max_episode_steps"), arguments.get("render_mode")
+    if steps is not None and (type(steps) is not int or (steps < 1 and steps != -1)):
+        raise InputError(
+            f"env.max_episode_steps={steps!r} of env '{name}' is not valid: expected an integer from 1, or -1 for no limit"
+        )
+    if mode is not None and not isinstance(mode, str):
+        raise InputError(f"env.render_mode={mode!r} of env '{name}' is not valid: expected a text, as rgb_array")
 
 
 def _make_pettingzoo(name: str, arguments: dict[str, Any]) -> Any:
