@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import wiserl
 from tests.contract.harness import tiny
@@ -88,6 +90,29 @@ def test_a_checkpoint_of_another_format_says_which_wiserl_reads_it(run: Path, mo
 def test_a_checkpoint_of_an_algorithm_that_does_not_exist_is_refused(run: Path, monkeypatch: Any, capsys: Any) -> None:
     change_manifest(run, algo="reinforce")
     assert "unknown algorithm 'reinforce'" in told(["eval", str(run)], run.parent, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda state: {},
+        lambda state: {**state, "algorithm": None},
+        lambda state: {**state, "training": None},
+        lambda state: {**state, "training": {**state["training"], "positions": 3}},
+    ],
+    ids=["empty", "algorithm", "training", "positions"],
+)
+def test_a_state_that_is_none_of_a_training_is_refused_in_one_line(
+    run: Path, forge: Callable[[dict[str, Any]], Any], monkeypatch: Any, capsys: Any
+) -> None:
+    checkpoint = open_checkpoint(run)
+    file = checkpoint.path / "state.pt"
+    torch.save(forge(checkpoint.state()), file)
+    entry = {"bytes": file.stat().st_size, "blake2b": hashlib.blake2b(file.read_bytes()).hexdigest()}
+    change_manifest(run, files={**checkpoint.manifest["files"], "state.pt": entry})
+    command = ["train", "dqn", "CartPole-v1", "--resume", str(run), "--total-steps", "1024"]
+    line = told(command, run.parent, monkeypatch, capsys)
+    assert "step_512' holds " in line
 
 
 def test_weights_of_another_algorithm_are_refused(run: Path, monkeypatch: Any, capsys: Any) -> None:

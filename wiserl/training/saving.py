@@ -148,6 +148,15 @@ class Saver:
         return save_checkpoint(self._folder, manifest, algorithm.policy.state_dict(), state, replay)
 
     def _load(self, checkpoint: Checkpoint) -> None:
+        try:
+            self._take_in(checkpoint)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"checkpoint '{checkpoint.path}' holds nothing that a training can go on with ({type(error).__name__}: {error}): put "
+                "the run's own back, or train anew"
+            ) from error
+
+    def _take_in(self, checkpoint: Checkpoint) -> None:
         plan, algorithm, state = self._plan, self._algorithm, checkpoint.state()
         self._load_weights(checkpoint, state["algorithm"])
         self._watch.check()  # older versions saved weights that had diverged
