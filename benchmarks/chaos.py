@@ -215,21 +215,23 @@ def train(cluster: Cluster, algo: str, steps: int, folder: Path, seed: int, watc
         "--eval-every", "0", "--set", "max_restarts=1000", "--json", "--quiet",
     ]  # fmt: skip
     variables = {**cluster.variables, "RAY_ADDRESS": cluster.address}
-    with tempfile.TemporaryFile("w+") as errors:
+    # Files and no pipes: Ray tells of each death, and nobody reads before the end.
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         run = subprocess.Popen(
-            command, env=variables, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+            command, env=variables, cwd=ROOT, stdout=output, stderr=errors, text=True, start_new_session=True
         )
         try:
             watch(run)
         except BaseException:
             os.killpg(run.pid, signal.SIGTERM)
             raise
-        output, _ = run.communicate()
-        errors.seek(0)
-        said = errors.read()
+        said = []
+        for file in (output, errors):
+            file.seek(0)
+            said.append(file.read())
     if run.returncode:
-        return {"exit_code": run.returncode, "said": said[-2000:]}
-    return {"exit_code": 0, **last_json(output)}
+        return {"exit_code": run.returncode, "said": said[1][-2000:]}
+    return {"exit_code": 0, **last_json(said[0])}
 
 
 @contextlib.contextmanager
