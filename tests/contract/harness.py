@@ -53,6 +53,7 @@ class Command:
         self.mark = uuid.uuid4().hex
         self.log = folder / f"{self.mark}.log"
         environment = {**os.environ, **variables, _MARK: self.mark}
+        environment.pop("PYTHONUNBUFFERED", None)  # what users have not, and hides what is left in a buffer
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 args, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True

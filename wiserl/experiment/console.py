@@ -5,8 +5,10 @@ Stdout is left to results: the summary at the end, as a table or (`json=True`) a
 
 from __future__ import annotations
 
+import contextlib
 import json as jsonlib
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +25,7 @@ from rich.text import Text
 
 from wiserl.run_folder.writing import DISK_FULL
 
+STDERR = 2
 FIRST_SECONDS = 2.0
 PLAIN_SECONDS = 5.0
 LIVE_SECONDS = 0.5
@@ -114,7 +117,17 @@ class _Stderr:
             if error.errno in DISK_FULL:  # a log that nobody waits for
                 return
             closed, self._closed = self._closed, None
+            _drop_stderr()
             closed()
+
+
+def _drop_stderr() -> None:
+    """Let what is written to stderr go nowhere, so also what it has buffered: Python would exit with 120 where it cannot be written."""
+    with contextlib.suppress(OSError, ValueError):  # it may be no file
+        if sys.stderr.fileno() == STDERR:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, STDERR)
+            os.close(null)
 
 
 class Console:
