@@ -50,8 +50,6 @@ CASES = [
     ("ppo", "LunarLander-v3", "process"),
     ("recurrent", "CartPole-v1", "process"),
     ("recurrent", "mpe2/simple_spread_v3", "inline"),
-    ("dqn", "mpe2/simple_spread_v3", "inline"),
-    ("ppo", "mpe2/simple_spread_v3", "process"),
 ]
 ENVS = {
     **dict.fromkeys(("ppo", "recurrent"), ("CartPole-v1", "Pendulum-v1", "LunarLander-v3", "mpe2/simple_spread_v3")),

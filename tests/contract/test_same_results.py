@@ -29,7 +29,7 @@ def train(algo: str, env: str, run_dir: Path, **changes: Any) -> dict[str, Any]:
     ("algo", "env", "switches"),
     [
         ("ppo", "CartPole-v1", {}),
-        ("dqn", "CartPole-v1", {}),
+        pytest.param("dqn", "CartPole-v1", {}, marks=pytest.mark.slow),  # `test_no_trace` compares it as well
         ("sac", "CartPole-v1", {}),  # layers that go by oneDNN
         ("dqn", "wiserl.env.goals:BitFlip", {"hindsight": "future", "n_step": 1}),
     ],

@@ -77,7 +77,7 @@ def test_what_a_terminal_sends_to_all_ends_a_run_on_its_own_cluster_saved_and_le
 def test_sigterm_during_an_evaluation_ends_a_run_on_its_own_cluster_saved_and_leaves_no_process(
     launch: Any, tmp_path: Path, no_cluster: None
 ) -> None:
-    command = begin(launch, tmp_path / "run", "ray", eval_every=512, eval_episodes=1_000_000)
+    command = begin(launch, tmp_path / "run", "ray", runners=1, eval_every=512, eval_episodes=1_000_000)
     wait_for((tmp_path / "run" / "checkpoints" / "step_512").exists, "the checkpoint that is evaluated")
     wait_for(lambda: saved_steps(tmp_path / "run"), "a checkpoint to resume from")
     command.signal(signal.SIGTERM)
@@ -229,7 +229,7 @@ def test_a_signal_that_is_ignored_from_the_start_stays_so(launch: Any, tmp_path:
 def test_a_closed_reader_of_stderr_ends_a_run_saved(
     launch: Any, tmp_path: Path, no_cluster: None, backend: str
 ) -> None:
-    options = tiny("ppo", total_steps=ENDLESS, backend=backend)
+    options = tiny("ppo", total_steps=ENDLESS, backend=backend, runners=1)
     args = [arg for arg in train_command("ppo", "CartPole-v1", tmp_path / "run", options) if arg != "--quiet"]
     script = '"$@" 2> >(head -n 2 >&2); echo "code $?"'
     command = launch("bash", "-c", script, "bash", *args)
@@ -255,7 +255,7 @@ def test_five_signals_in_half_a_second_leave_no_actor_on_a_cluster(launch: Any, 
 
 @pytest.mark.ray
 def test_a_stopped_raylet_does_not_hold_a_run_that_is_to_end(launch: Any, tmp_path: Path, no_cluster: None) -> None:
-    command = begin(launch, tmp_path / "run", "ray")
+    command = begin(launch, tmp_path / "run", "ray", runners=1)
     wait_for(lambda: saved_steps(tmp_path / "run"), "a checkpoint")
     child(command, "raylet").suspend()
     command.signal(signal.SIGINT)
@@ -268,7 +268,7 @@ def test_a_stopped_raylet_does_not_hold_a_run_that_is_to_end(launch: Any, tmp_pa
 
 @pytest.mark.ray
 def test_when_rays_head_dies_the_run_ends_and_says_how_to_go_on(launch: Any, tmp_path: Path, no_cluster: None) -> None:
-    command = begin(launch, tmp_path / "run", "ray")
+    command = begin(launch, tmp_path / "run", "ray", runners=1)
     wait_for(lambda: saved_steps(tmp_path / "run"), "a checkpoint")
     child(command, "gcs_server").kill()
     assert command.finish(30.0) == 1, command.output

@@ -31,12 +31,11 @@ BOX_ENVS = ("learning.envs:steered_box", "learning.envs:steered_discrete", "lear
 CASES = [(name, env) for name in OPTIONS for env in DISCRETE_ENVS if name not in ("ddpg", "td3")]
 CASES += [(name, env) for name in CONTINUOUS for env in BOX_ENVS]
 CASES += [(name, "envs:DyingAgents") for name in ("ppo", "dqn", "sac")]
-# Numpy acts on a Box and PyTorch on everything else, both on an observation of all kinds: of each algorithm and env one on Ray.
+# What no contract test compares: of each other algorithm and kind of observation one, and agents that leave.
 QUICK = {
-    *(("ppo", env) for env in DISCRETE_ENVS), ("sarsa", "envs:BoxObs"), ("dqn", "envs:BoxObs"), ("dqn", "learning.envs:Everything"),
-    ("rainbow", "envs:DiscreteObs"), ("qrdqn", "learning.envs:Everything"), ("sac", "envs:DiscreteObs"),
-    ("sac", "learning.envs:steered_everything"), ("ddpg", "learning.envs:steered_box"), ("td3", "learning.envs:steered_discrete"),
-    *((name, "envs:DyingAgents") for name in ("ppo", "dqn", "sac")),
+    ("sarsa", "envs:BoxObs"), ("rainbow", "envs:DiscreteObs"), ("qrdqn", "learning.envs:Everything"),
+    ("ddpg", "learning.envs:steered_box"), ("sac", "learning.envs:steered_everything"), ("ppo", "envs:DyingAgents"),
+    ("dqn", "envs:DyingAgents"),
 }  # fmt: skip
 
 

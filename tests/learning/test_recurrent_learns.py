@@ -58,8 +58,9 @@ def test_runners_on_ray_learn_it(ray_here, tmp_path, sync):
     # Without waiting for each other, runners may be some versions behind, more so on a busy machine: it takes longer. And an update
     # has half the data: at a constant rate one run in ten forgets what it has solved. Its advantages are next to nothing then, and
     # standardised they are noise of full size.
-    how = {"total_steps": 24_576} if sync else {"total_steps": 49_152, "learning_rate_decay": "linear"}
-    options = {**OPTIONS, "envs": 4, "runners": 2, "backend": "ray", "sync": sync, **how}
+    decay = "none" if sync else "linear"
+    options = {**OPTIONS, "envs": 4, "runners": 2, "backend": "ray", "sync": sync, "total_steps": 24_576}
+    options["learning_rate_decay"] = decay
     summary = wiserl.train("ppo", Recall, net="rnn", run_dir=tmp_path, **options)
     assert summary["eval_return_mean"] == 1.0
 
