@@ -34,7 +34,7 @@ demo: install
 	@echo "The curve is in runs/demo/curve.png. Next: $(BIN)/wiserl play runs/demo --video runs/demo/play.gif"
 
 test: install
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .
