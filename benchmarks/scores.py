@@ -258,7 +258,7 @@ def sweep(
 
 
 def table(cells: Sequence[Cell], rows: Sequence[Row]) -> str:
-    """Markdown: per cell and backend that has rows, the score over seeds, how many passed, and the speed."""
+    """Markdown: per cell and backend that has rows, the score over seeds, how many passed, and the speed, where it was measured."""
     lines = [
         "| algorithm | env | env steps | backend, runners | score, mean ± std of seeds | passed | steps/s |",
         "|---|---|---:|---|---:|---|---:|",
@@ -269,14 +269,16 @@ def table(cells: Sequence[Cell], rows: Sequence[Row]) -> str:
             if not mine:
                 continue
             reached = [float(row["score"]) for row in mine]
-            speed = statistics.median(float(row["steps_per_second"]) for row in mine)
+            # None of runs that had other work beside them.
+            speeds = [float(row["steps_per_second"]) for row in mine if row["steps_per_second"]]
+            speed = number(statistics.median(speeds)) if speeds else "-"
             deviation = statistics.stdev(reached) if len(reached) > 1 else 0.0
             digits = 1 if max(map(abs, reached)) > 2 else 2  # rates of success
             where = "Stable-Baselines3" if backend in PEERS else f"{backend}, {cell.runners.get(backend, 1)}"
             lines.append(
                 f"| {cell.algo} {cell.args}".rstrip() + f" | {cell.env} | {cell.steps:,} | {where} "
                 f"| {statistics.mean(reached):.{digits}f} ± {deviation:.{digits}f} "
-                f"| {_verdict(cell, backend, reached, rows)} | {number(speed)} |"
+                f"| {_verdict(cell, backend, reached, rows)} | {speed} |"
             )
     return "\n".join(lines) + "\n"
 

@@ -56,10 +56,13 @@ hostile_agents = st.fixed_dictionaries(
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
     """What numpy says of an overflow is not looked at: the infinity it leads to is refused by name."""
-    logging.getLogger("wiserl").setLevel(logging.ERROR)
+    log = logging.getLogger("wiserl")
+    level = log.level
+    log.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+    log.setLevel(level)
 
 
 def tried(strategy: Any) -> Callable[[Any], Any]:
