@@ -100,7 +100,12 @@ class Findings:
                     self.check_obs(child, obs[key], when, f"{path}.{name}" if path else name)
             return
         key = f"observation {path}"
-        array = np.asarray(obs)
+        try:
+            array = np.asarray(obs)
+        except Exception as error:  # whatever making an array of it raises
+            what = f"{entry} of {when} is a {type(obs).__name__} that makes no array ({type(error).__name__}: {error})"
+            self.say(key, what, "return what the space says")
+            return
         if isinstance(space, spaces.Box) and array.shape != space.shape:
             fix = "return that shape, or set observation_space to it"
             self.say(key, f"{entry} of {when} has shape {array.shape}, its space says {space.shape}", fix)
