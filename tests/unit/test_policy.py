@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import wiserl
 from tests.envs import (
     BoxAction,
     BoxObs,
@@ -153,3 +156,21 @@ def test_it_opens_without_ray_without_the_env_and_without_the_run_that_made_it(t
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in ("0", "1")
+
+
+class Masking(torch.nn.Module):
+    """Keeps an infinity that is meant."""
+
+    def __init__(self, space: Any) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 4)
+        self.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.layer(obs))
+
+
+def test_a_network_that_keeps_an_infinity_opens(tmp_path: Path) -> None:
+    options = {"total_steps": 64, "envs": 2, "n_steps": 16, "eval_episodes": 1, "vector": "inline", "quiet": True}
+    wiserl.train("ppo", BoxObs, network=Masking, run_dir=tmp_path / "run", **options)
+    assert load(tmp_path / "run").choose_action(np.zeros(2, np.float32)) in range(10)

@@ -78,7 +78,9 @@ class Policy:
             self._algorithm.policy.load_state_dict(weights)
         except RuntimeError as error:
             raise InputError(f"checkpoint '{checkpoint.path}' does not hold a {found.name} network: {error}") from None
-        broken = sorted(name for name, tensor in weights.items() if not tensor.isfinite().all())
+        # Of what is learned alone: a network of the user's may keep an infinity, in a mask say.
+        learned = self._algorithm.policy.named_parameters()
+        broken = [name for name, tensor in learned if not tensor.isfinite().all()]
         if broken:
             raise InputError(
                 f"checkpoint '{checkpoint.path}' has weights that are infinite or NaN ({broken[0]}), which no training saves: choose "
