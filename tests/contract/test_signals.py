@@ -229,10 +229,12 @@ def test_a_signal_that_is_ignored_from_the_start_stays_so(launch: Any, tmp_path:
 def test_a_closed_reader_of_stderr_ends_a_run_saved(
     launch: Any, tmp_path: Path, no_cluster: None, backend: str
 ) -> None:
-    options = tiny("ppo", total_steps=ENDLESS, backend=backend, runners=1)
+    options = tiny("ppo", total_steps=ENDLESS, checkpoint_every=1024, backend=backend, runners=1)
     args = [arg for arg in train_command("ppo", "CartPole-v1", tmp_path / "run", options) if arg != "--quiet"]
-    script = '"$@" 2> >(head -n 2 >&2); echo "code $?"'
+    script = f'"$@" 2> >(until [ -e "{tmp_path}/leave" ]; do sleep 0.1; done); echo "code $?"'
     command = launch("bash", "-c", script, "bash", *args)
+    wait_for(lambda: saved_steps(tmp_path / "run"), "a checkpoint")
+    (tmp_path / "leave").touch()
     command.finish()
     assert f"code {128 + signal.SIGPIPE}" in command.output
     assert "Traceback" not in command.output
