@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 import signal
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,33 +40,51 @@ class Reading(NamedTuple):
 
     seconds: float
     megabytes: float
-    files: int
+    files: Counter[str]
     threads: int
+
+
+def open_files(pid: int) -> Counter[str]:
+    """How often a process has each file open; sockets, pipes and files of a run or checkpoint by kind, without their numbers."""
+    folder = f"/proc/{pid}/fd"
+    found: Counter[str] = Counter()
+    for entry in os.listdir(folder):
+        with contextlib.suppress(OSError):
+            found[re.sub(r"\d+", "N", os.readlink(f"{folder}/{entry}"))] += 1
+    return found
 
 
 def read(root: psutil.Process, seconds: float, readings: dict[str, list[Reading]]) -> None:
     """Add a reading of `root` and each of its descendants, by role and pid."""
     for process in [root, *root.children(recursive=True)]:
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, OSError):
             name = f"{role_of(process.cmdline() or ['?'])} {process.pid}"
             memory = process.memory_full_info().uss / MEGABYTE
-            reading = Reading(seconds, memory, process.num_fds(), process.num_threads())
+            reading = Reading(seconds, memory, open_files(process.pid), process.num_threads())
             readings.setdefault(name, []).append(reading)
 
 
-def growth(readings: list[Reading]) -> dict[str, float] | None:
+def growth(readings: list[Reading]) -> dict[str, Any] | None:
     """Slope of memory in MB per ten minutes, and of files and threads the change from the settled start to the end.
 
-    Medians of a minute at both ends: a checkpoint that is being written has files open. None: it did not live that long.
+    Medians of a minute at both ends: a checkpoint that is being written has files open. `came` and `went` name the files by which
+    the last reading differs from the first. None: it did not live that long.
     """
     settled = [reading for reading in readings if reading.seconds >= SETTLED_SECONDS]
     if len(settled) < 12:
         return None
-    seconds, megabytes, files, threads = (np.array(values, float) for values in zip(*settled, strict=True))
+    seconds = np.array([reading.seconds for reading in settled])
+    megabytes = np.array([reading.megabytes for reading in settled])
+    files = [reading.files.total() for reading in settled]
+    threads = [reading.threads for reading in settled]
     ends = [(values[:6], values[-6:]) for values in (files, threads)]
     changes = [float(np.median(last) - np.median(first)) for first, last in ends]
     slope = float(np.polyfit(seconds, megabytes, 1)[0]) * 600.0
-    return {"mb_in_ten_minutes": slope, "megabytes": megabytes[-1], "files": changes[0], "threads": changes[1]}
+    first, last = settled[0].files, settled[-1].files
+    return {
+        "mb_in_ten_minutes": slope, "megabytes": float(megabytes[-1]), "files": changes[0], "threads": changes[1],
+        "came": dict(last - first), "went": dict(first - last),
+    }  # fmt: skip
 
 
 def soak(backend: str, minutes: float, seed: int, console: Console) -> dict[str, Any]:
@@ -101,7 +122,7 @@ def read_rows() -> list[dict[str, Any]]:
     return found
 
 
-def of_wiserl(growth: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+def of_wiserl(growth: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The script, the learner and the runners, without Ray's own processes."""
     return {name: found for name, found in growth.items() if name.startswith(("driver", "ray::_"))}
 

@@ -170,19 +170,18 @@ def test_an_exception_in_a_users_env_ends_the_command_with_its_traceback_and_1(l
 
 @pytest.mark.ray
 def test_an_exception_in_a_users_env_comes_out_of_ray_with_its_traceback(tmp_path: Path, cluster: Any) -> None:
+    options = tiny("ppo", backend="ray", runners=1)
     with pytest.raises(RuntimeError, match="broken at step 5") as caught:
-        wiserl.train(
-            "ppo", "tests.envs:raising_env", run_dir=str(tmp_path / "run"), quiet=True, **tiny("ppo", backend="ray")
-        )
+        wiserl.train("ppo", "tests.envs:raising_env", run_dir=str(tmp_path / "run"), quiet=True, **options)
     assert 'raise RuntimeError(f"broken at step {self._steps}")' in str(caught.getrepr(style="native"))
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("sync", [True, False], ids=["sync", "async"])
+@pytest.mark.parametrize("sync", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["sync", "async"])
 def test_a_training_that_diverges_on_ray_says_so_and_is_not_started_again(
     tmp_path: Path, cluster: Any, sync: bool
 ) -> None:
-    options = tiny("ppo", backend="ray", total_steps=4096, learning_rate=1e30, sync=sync)
+    options = tiny("ppo", backend="ray", runners=1, total_steps=4096, learning_rate=1e30, sync=sync)
     with pytest.raises(Diverged, match=r"ppo has diverged: .* after update [0-9]+, at env step [0-9]+"):
         wiserl.train("ppo", "CartPole-v1", run_dir=str(tmp_path / "run"), quiet=True, **options)
     assert not list((tmp_path / "run" / "checkpoints").glob("step_*"))

@@ -11,8 +11,15 @@ import pytest
 from tests.contract.harness import GATED, tiny, train_command, wait_for
 
 
-@pytest.mark.parametrize("backend", ["local", pytest.param("ray", marks=pytest.mark.ray)])
-@pytest.mark.parametrize(("sync", "steps", "envs"), [(True, 256, 4), (False, 128, 2)])
+@pytest.mark.parametrize(
+    ("backend", "sync", "steps", "envs"),
+    [
+        ("local", True, 256, 4),
+        ("local", False, 128, 2),
+        pytest.param("ray", True, 256, 4, marks=[pytest.mark.ray, pytest.mark.slow]),
+        pytest.param("ray", False, 128, 2, marks=pytest.mark.ray),
+    ],
+)
 def test_what_is_waited_for_is_shown_within_2_seconds_of_the_first_step(
     backend: str, sync: bool, steps: int, envs: int, launch: Any, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

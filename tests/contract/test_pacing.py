@@ -20,7 +20,7 @@ STARTS, TOTAL = 256, 6000
     [
         ("local", 1, 4, 1),
         ("local", 3, 8, 3),
-        pytest.param("ray", 2, 4, 1, marks=pytest.mark.ray),
+        pytest.param("ray", 2, 4, 1, marks=[pytest.mark.ray, pytest.mark.slow]),
         pytest.param("ray", 3, 8, 3, marks=pytest.mark.ray),
     ],
 )

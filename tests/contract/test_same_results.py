@@ -28,8 +28,9 @@ def train(algo: str, env: str, run_dir: Path, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("algo", "env", "switches"),
     [
-        ("ppo", "CartPole-v1", {}),
-        pytest.param("dqn", "CartPole-v1", {}, marks=pytest.mark.slow),  # `test_no_trace` compares it as well
+        # `test_no_trace` compares these two as well
+        pytest.param("ppo", "CartPole-v1", {}, marks=pytest.mark.slow),
+        pytest.param("dqn", "CartPole-v1", {}, marks=pytest.mark.slow),
         ("sac", "CartPole-v1", {}),  # layers that go by oneDNN
         ("dqn", "wiserl.env.goals:BitFlip", {"hindsight": "future", "n_step": 1}),
     ],

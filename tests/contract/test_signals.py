@@ -61,7 +61,7 @@ def test_a_signal_ends_a_local_run_saved_and_leaves_no_process(
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_what_a_terminal_sends_to_all_ends_a_run_on_its_own_cluster_saved_and_leaves_no_process(
     launch: Any, tmp_path: Path, no_cluster: None, signum: int
 ) -> None:

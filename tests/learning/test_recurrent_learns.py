@@ -53,7 +53,8 @@ def test_cut_sequences_learn_it_too(tmp_path):
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("sync", [True, False])
+# In sync mode `tests/contract/test_no_trace.py` shows that runners on Ray learn what local ones do, bit for bit.
+@pytest.mark.parametrize("sync", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_runners_on_ray_learn_it(ray_here, tmp_path, sync):
     # Without waiting for each other, runners may be some versions behind, more so on a busy machine: it takes longer. And an update
     # has half the data: at a constant rate one run in ten forgets what it has solved. Its advantages are next to nothing then, and

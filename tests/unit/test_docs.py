@@ -150,13 +150,19 @@ def test_hello_ray_finds_the_best_machine(backend: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "options"), [("local", ()), ("local", ("--async",)), pytest.param("ray", (), marks=pytest.mark.ray)]
+    ("backend", "options"),
+    [
+        ("local", ()),
+        ("local", ("--async",)),
+        # `tests/contract/test_public_interface.py` runs such a script on Ray
+        pytest.param("ray", (), marks=[pytest.mark.ray, pytest.mark.slow]),
+    ],
 )
 def test_custom_agent_runs(backend: str, options: tuple[str, ...], tmp_path: Path) -> None:
     script = EXAMPLES / "custom_agent" / "custom_agent.py"
-    out = run(script, "--total-steps", "800", "--warmup", "300", "--json", *options, cwd=tmp_path, backend=backend)
+    out = run(script, "--total-steps", "400", "--warmup", "150", "--json", *options, cwd=tmp_path, backend=backend)
     summary = json.loads(out.splitlines()[-1])
-    assert summary["env_steps"] == 800
+    assert summary["env_steps"] == 400
     assert -2000 < summary["eval_return_mean"] < 0
 
 

@@ -20,7 +20,6 @@ class DDPGAgent(Agent):
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), kwargs["lr"])
         self.memory = []
         self.rng = np.random.default_rng(0)
-        self.fail_at = kwargs["fail_at"]
 
     def choose_action(self, state):
         with torch.no_grad():
@@ -29,8 +28,6 @@ class DDPGAgent(Agent):
 
     def update(self, state, action, reward, next_state, done):
         self.memory.append((state, action, np.float32([reward]), next_state, np.float32([done])))
-        if len(self.memory) == self.fail_at:
-            raise ValueError("the agent of the user failed")
         picked = self.rng.integers(len(self.memory), size=16)
         columns = zip(*(self.memory[i] for i in picked), strict=True)
         s, a, r, s2, d = (torch.from_numpy(np.stack(column)) for column in columns)
@@ -87,7 +84,6 @@ if __name__ == "__main__":
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--episodes", type=int, default=2)
     parser.add_argument("--no-wait", action="store_true")
-    parser.add_argument("--fail-at", type=int, default=-1)
     parser.add_argument("--out", default=".")
     args = parser.parse_args()
     runners = wise_rl.makeRunner("runner", GymRunner, args, num=2)
