@@ -68,6 +68,7 @@ def started_cluster(**variables: str) -> Iterator[RayCluster]:
     """A cluster, ended by the pids of its processes, since `ray stop` would end everybody's."""
     with short_folder() as folder:
         environment = {**os.environ, "RAY_TMPDIR": folder, "TEST_MARK": folder, "RAY_ADDRESS": "", **variables}
+        environment["RAY_worker_niceness"] = "0"  # at Ray's 15 they hardly run beside the tests of another process
         ray, port = Path(sys.executable).with_name("ray"), free_port()
         subprocess.run(
             [ray, "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false",

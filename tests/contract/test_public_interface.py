@@ -44,8 +44,9 @@ def run_steppers(wise_rl: WiseRL, folder: Path, num: int, **args: Any) -> list[d
 
 def assert_learned(folder: Path, processes: int) -> None:
     reports = [(folder / f"runner-{rank}").read_text().split() for rank in range(2)]
-    assert len({pid for pid, _, _ in reports}) == processes
-    for _, version, change in reports:
+    assert len({pid for pid, *_ in reports}) == processes
+    for _, version, change, niceness in reports:
+        assert int(niceness) == os.nice(0), "beside any other busy process it would hardly run"
         assert int(version) > 0
         assert float(change) > 0.0, "the replica's weights are those it began with"
 

@@ -70,7 +70,7 @@ class GymRunner(Runner):
                 done = terminated or truncated
                 self.agent.update(state, action, reward, next_state, terminated)
                 state = next_state
-        report = f"{os.getpid()} {self.agent.version} {np.abs(self.weights() - first).max()}"
+        report = f"{os.getpid()} {self.agent.version} {np.abs(self.weights() - first).max()} {os.nice(0)}"
         Path(self.args.out, f"runner-{self.rank}").write_text(report)
 
     def weights(self):
