@@ -5,7 +5,7 @@ learner, env worker or raylet (of the second node, which is then started again),
 `--faults exact` no raylet is killed, and the weights must be those of the undisturbed run.
 
 The report says what hit, what the run reached beside the undisturbed one, how each process's memory grew, and what was left
-behind. It becomes a row of `benchmarks/results/chaos.json`.
+behind. It becomes a row of `benchmarks/results/chaos.json`, in place of an older one of the same command.
 """
 
 from __future__ import annotations
@@ -294,7 +294,8 @@ def main(algo: str, minutes: float, seed: int, faults: str) -> None:
         "command": f"python -m benchmarks.chaos --algo {algo} --minutes {minutes:g} --seed {seed} --faults {faults}",
         "commit": commit(), "machine": machine(), "versions": versions(), "measured_at": time.strftime("%Y-%m-%d %H:%M:%S"),
     }  # fmt: skip
-    RESULTS.write_text(json.dumps([*read_rows(), row], indent=1) + "\n", encoding="utf-8")
+    others = [other for other in read_rows() if other["command"] != row["command"]]
+    RESULTS.write_text(json.dumps([*others, row], indent=1) + "\n", encoding="utf-8")
     console.print_json(data=row)
     reached = hit["exit_code"] == 0 and hit["eval_return_mean"] >= 0.95 * alone["eval_return_mean"]
     if not reached or left or (faults == "exact" and not same):

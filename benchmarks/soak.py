@@ -2,7 +2,7 @@
 
 PPO on CartPole with checkpoints and evaluations on the way. Memory, open files and threads of each process are read every ten
 seconds. Memory may grow by less than 1 MB in ten minutes, files and threads not at all, once it has run for five minutes. The report
-becomes a row of `benchmarks/results/soak.json`.
+becomes a row of `benchmarks/results/soak.json`, in place of an older one of the same command.
 """
 
 from __future__ import annotations
@@ -139,7 +139,8 @@ def main(backend: str, minutes: float, seed: int) -> None:
         "command": f"python -m benchmarks.soak --backend {backend} --minutes {minutes:g} --seed {seed}", "commit": commit(),
         "machine": machine(), "versions": versions(), "measured_at": time.strftime("%Y-%m-%d %H:%M:%S"),
     }  # fmt: skip
-    RESULTS.write_text(json.dumps([*read_rows(), row], indent=1) + "\n", encoding="utf-8")
+    others = [other for other in read_rows() if other["command"] != row["command"]]
+    RESULTS.write_text(json.dumps([*others, row], indent=1) + "\n", encoding="utf-8")
     ours = of_wiserl(row["growth"])
     grew = [
         name
