@@ -56,7 +56,7 @@ PRIORITISED = {"prioritized": True, "dueling": True, "double": True}
     [
         ("ppo", "local", NORMALISED),
         ("dqn", "local", PRIORITISED),
-        ("dqn", "local", {}),
+        pytest.param("dqn", "local", {}, marks=pytest.mark.slow),
         ("dqn", "local", NORMALISED),
         ("sac", "local", {}),
         pytest.param("ppo", "ray", {}, marks=pytest.mark.ray),

@@ -135,7 +135,7 @@ def test_a_signal_during_start_up_ends_a_local_run_and_the_same_command_resumes_
 def test_a_signal_during_start_up_on_ray_leaves_no_process(
     launch: Any, tmp_path: Path, no_cluster: None, delay: float, signum: int
 ) -> None:
-    command = begin(launch, tmp_path / "run", "ray")
+    command = begin(launch, tmp_path / "run", "ray", runners=1)
     wait_for((tmp_path / "run" / "config.json").exists, "the run folder")
     time.sleep(delay)
     command.signal(signum, whole_group=signum == signal.SIGINT)

@@ -43,7 +43,7 @@ def test_bits_are_flipped_with_goals_of_each_strategy(tmp_path, strategy, bits, 
 
 
 def test_more_bits_are_not_learned_without_hindsight(tmp_path):
-    summary = train(tmp_path, "dqn", "BitFlip", {**FLIP, "env.bits": 13, "hindsight": "none"})
+    summary = train(tmp_path, "dqn", "BitFlip", {**FLIP, "env.bits": 13, "hindsight": "none", "total_steps": 4000})
     assert summary["eval_success_rate"] < 0.1
 
 

@@ -52,15 +52,23 @@ def test_cut_sequences_learn_it_too(tmp_path):
     assert summary["eval_return_mean"] == 1.0
 
 
-@pytest.mark.ray
 # In sync mode `tests/contract/test_no_trace.py` shows that runners on Ray learn what local ones do, bit for bit.
-@pytest.mark.parametrize("sync", [pytest.param(True, marks=pytest.mark.slow), False])
-def test_runners_on_ray_learn_it(ray_here, tmp_path, sync):
+@pytest.mark.parametrize(
+    ("backend", "sync"),
+    [
+        ("local", False),
+        pytest.param("ray", True, marks=[pytest.mark.ray, pytest.mark.slow]),
+        pytest.param("ray", False, marks=[pytest.mark.ray, pytest.mark.slow]),
+    ],
+)
+def test_two_runners_learn_it(request, tmp_path, backend, sync):
+    if backend == "ray":
+        request.getfixturevalue("ray_here")
     # Without waiting for each other, runners may be some versions behind, more so on a busy machine: it takes longer. And an update
     # has half the data: at a constant rate one run in ten forgets what it has solved. Its advantages are next to nothing then, and
     # standardised they are noise of full size.
     decay = "none" if sync else "linear"
-    options = {**OPTIONS, "envs": 4, "runners": 2, "backend": "ray", "sync": sync, "total_steps": 24_576}
+    options = {**OPTIONS, "envs": 4, "runners": 2, "backend": backend, "sync": sync, "total_steps": 24_576}
     options["learning_rate_decay"] = decay
     summary = wiserl.train("ppo", Recall, net="rnn", run_dir=tmp_path, **options)
     assert summary["eval_return_mean"] == 1.0
