@@ -66,6 +66,12 @@ BAD: list[tuple[str, list[str]]] = [
     ("train ppo json:loads", ["'json:loads' needs s"]),
     ("train ppo operator:neg", ["'operator:neg'", "by position"]),
     ("train ppo CartPole-v1 --set env=", ["'env' is no option", "env.KEY"]),
+    (
+        "train ppo CartPole-v1 --set batch_size=9223372036854775808",
+        ["batch_size=9223372036854775808", "<= 1000000000000"],
+    ),
+    ("train ppo CartPole-v1 --set n_steps=9223372036854775807", ["n_steps=9223372036854775807", "<= 1000000000000"]),
+    ("train ppo CartPole-v1 --set seed=9223372036854775808", ["seed=9223372036854775808", "<= 9223372036854775807"]),
     ("train ppo CartPole-v1 --set config=x", ["'config' is no option", "--help"]),
     ("train ppo CartPole-v1 --set resume=", ["'resume' is no option"]),
     ("train ppo CartPole-v1 --set quiet=1", ["'quiet' is no option"]),
@@ -104,6 +110,31 @@ def test_bad_input_is_one_line_that_names_the_valid_choice(
     for part in said:
         assert part in line
     assert not list(tmp_path.iterdir()), "something was left in the folder"
+
+
+@pytest.mark.parametrize("setting", ["n_steps=1000000000000", "hidden_sizes=1000000000,1000000000"])
+def test_what_does_not_fit_into_memory_is_one_line_that_names_what_to_lower(
+    setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "train",
+        "ppo",
+        "CartPole-v1",
+        "--quiet",
+        "--envs",
+        "64",
+        "--run-dir",
+        str(tmp_path / "run"),
+        "--set",
+        setting,
+    ]
+    monkeypatch.setattr(sys, "argv", ["wiserl", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("wiserl: error: not enough memory: ")
+    assert "lower what is large of envs, n_steps" in line
 
 
 @pytest.mark.parametrize(

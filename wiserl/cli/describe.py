@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Meta
 from rich.table import Table
 
-from wiserl.core.config import meanings, switches
+from wiserl.core.config import SLIPS, meanings, switches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ def valid(hint: Any, quote: str = "") -> str:
     if typing.get_origin(hint) is typing.Annotated:
         limits = next((extra for extra in arguments[1:] if isinstance(extra, Meta)), Meta())
         signs = {"> ": limits.gt, "≥ ": limits.ge, "≤ ": limits.le, "< ": limits.lt}
-        bounds = [f"{sign}{bound:g}" for sign, bound in signs.items() if bound is not None]
+        bounds = [f"{sign}{bound:g}" for sign, bound in signs.items() if bound is not None and bound not in SLIPS]
         return f"{valid(arguments[0], quote)} {' and '.join(bounds)}"
     if typing.get_origin(hint) is dict:
         return "mapping"

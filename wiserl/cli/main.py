@@ -15,7 +15,7 @@ import click
 from wiserl.cli.opening import open_policy, opening_options
 from wiserl.cli.streams import safe_output
 from wiserl.transport.cluster import STOPPING
-from wiserl.util.errors import InputError, Interrupted, WiserlError, nearest
+from wiserl.util.errors import InputError, Interrupted, WiserlError, lacks_memory, nearest
 
 _LONGEST = 4000  # characters of an error's one line
 
@@ -251,6 +251,16 @@ def _run() -> None:
     except KeyboardInterrupt:
         _ignore_signals()
         raise SystemExit(128 + signal.SIGINT) from None
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        what = str(error).partition("\n")[0] or "out of memory"
+        _fail(
+            f"not enough memory: {what} (in {at.name}, {at.filename}:{at.lineno}): lower what is large of envs, n_steps, batch_size, "
+            "buffer_size and hidden_sizes",
+            1,
+        )
     except SystemExit as error:  # wiserl itself raises none in a command
         traceback.print_exc()
         _fail(

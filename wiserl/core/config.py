@@ -23,8 +23,9 @@ from msgspec import Meta
 from wiserl.util.errors import InputError, nearest
 from wiserl.util.option_files import read_text
 
-PositiveInt = Annotated[int, Meta(ge=1)]
-Count = Annotated[int, Meta(ge=0)]
+SLIPS = (10**12, 2**63 - 1)  # more is a slip, and overflows somewhere on the way: no range that anybody has to know
+PositiveInt = Annotated[int, Meta(ge=1, le=SLIPS[0])]
+Count = Annotated[int, Meta(ge=0, le=SLIPS[1])]
 PositiveFloat = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
@@ -38,7 +39,7 @@ class RoundBound:
     at_least: int
 
 
-RoundSteps = Annotated[int, Meta(ge=1), RoundBound(in_all=16_384, at_least=32)]  # its default is lower with many envs
+RoundSteps = Annotated[PositiveInt, RoundBound(in_all=16_384, at_least=32)]  # its default is lower with many envs
 
 ConfigT = TypeVar("ConfigT")
 ValueT = TypeVar("ValueT")

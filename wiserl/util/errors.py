@@ -54,6 +54,16 @@ class Interrupted(KeyboardInterrupt):
         self.signum = signum
 
 
+def lacks_memory(error: Exception) -> bool:
+    """Whether numpy, PyTorch or CUDA raised it because there was no memory left; PyTorch has a type of its own for CUDA alone.
+
+    >>> lacks_memory(MemoryError()), lacks_memory(RuntimeError("CUDA out of memory. Tried ...")), lacks_memory(RuntimeError("broken"))
+    (True, True, False)
+    """
+    said = str(error)
+    return isinstance(error, MemoryError) or "can't allocate memory" in said or "out of memory" in said
+
+
 def nearest(given: str, valid: Iterable[str]) -> str:
     """The tail of a message about an unknown name: the closest valid one, then all of them.
 
