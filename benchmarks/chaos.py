@@ -42,7 +42,7 @@ MARK = "WISERL_CHAOS"
 EVERY_SECONDS = 10.0
 STOPPED_SECONDS = 20.0
 SAMPLE_SECONDS = 5.0
-STEPS_PER_MINUTE = {"ppo": 160_000, "dqn": 8_000}  # what a disturbed run does, about
+STEPS_PER_MINUTE = {"ppo": 160_000, "dqn": 5_000}  # what a disturbed run does, about
 RUNNER, LEARNER = "ray::_RunnerActor", "ray::_LearnerActor"
 EXACT = ("learner", "runner", "worker", "stopped runner")
 ALL = (*EXACT, "raylet")
@@ -74,18 +74,24 @@ class Cluster:
             self.address = f"127.0.0.1:{sock.getsockname()[1]}"
         self.variables = {
             **environment(), MARK: self.mark, "RAY_TMPDIR": self.folder, "TMPDIR": self.folder, "RAY_AUTH_MODE": "disabled",
+            "RAY_worker_niceness": "0",  # as in a cluster that wiserl starts
         }  # fmt: skip
         self._start("--head", f"--port={self.address.split(':')[1]}", "--include-dashboard=false")
-        self._head = self._raylets()
+        self._second: list[psutil.Process] = []
         self.add_node()
 
     def add_node(self) -> None:
-        """Start the second node."""
+        """Start the second node; what a killed one has left ends, as with its machine: Ray's log monitor would stay for ever."""
+        for process in self._second:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        before = self._of_nodes()
         self._start(f"--address={self.address}")
+        self._second = [process for process in self._of_nodes() if process not in before]
 
     def second(self) -> list[psutil.Process]:
         """The second node's raylet, if it is alive."""
-        return [raylet for raylet in self._raylets() if raylet not in self._head]
+        return [process for process in self._second if process.is_running() and process.name() == "raylet"]
 
     def titled(self, title: str) -> list[psutil.Process]:
         """Ray's workers of that title, by pid."""
@@ -108,18 +114,19 @@ class Cluster:
         psutil.wait_procs(processes, timeout=10)
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _of_nodes(self) -> list[psutil.Process]:
+        """What `ray start` leaves running for each node; the rest are children of its raylet and end with it."""
+        found = []
+        for process in marked(self.mark):
+            with contextlib.suppress(psutil.Error):
+                if process.name() == "raylet" or any("log_monitor" in part for part in process.cmdline()):
+                    found.append(process)
+        return found
+
     def _start(self, *arguments: str) -> None:
         ray = Path(sys.executable).with_name("ray")
         command = [ray, "start", *arguments, "--num-cpus=2", "--disable-usage-stats", "--dashboard-agent-listen-port=0"]
         subprocess.run(command, env=self.variables, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=120)
-
-    def _raylets(self) -> list[psutil.Process]:
-        found = []
-        for process in marked(self.mark):
-            with contextlib.suppress(psutil.Error):
-                if process.name() == "raylet":
-                    found.append(process)
-        return found
 
 
 @dataclass
