@@ -98,6 +98,7 @@ def test_sigterm_ends_a_users_script_on_its_own_cluster_and_leaves_no_process(
     assert not command.left_behind()
 
 
+@pytest.mark.slow  # `test_five_signals_in_half_a_second_leave_no_actor_on_a_cluster` is a run that joined one as well
 @pytest.mark.ray
 def test_a_signal_ends_a_run_that_joined_a_cluster_and_leaves_the_cluster(
     launch: Any, tmp_path: Path, cluster: Any
@@ -250,6 +251,7 @@ def test_five_signals_in_half_a_second_leave_no_actor_on_a_cluster(launch: Any, 
         command.signal(signal.SIGINT)
         time.sleep(0.1)
     assert command.finish() == 130, command.output
+    assert not command.left_behind()
     for kind in ("_RunnerActor", "_LearnerActor", "_Keeper"):
         wait_for(lambda kind=kind: not cluster.worker_pids(kind), f"the end of every {kind}")
     assert_resumes(tmp_path / "run")
