@@ -93,7 +93,7 @@ def soak(backend: str, minutes: float, seed: int, console: Console) -> dict[str,
     with tempfile.TemporaryDirectory(prefix="wiserl-soak-") as folder, tempfile.TemporaryFile("w+") as errors:
         command = [
             wiserl_command(), "train", "ppo", "CartPole-v1", "--backend", backend, "--runners", "2", "--seed", str(seed),
-            "--total-steps", "1000000000", "--checkpoint-every", "200000", "--eval-every", "1000000", "--quiet",
+            "--total-steps", "200000000", "--checkpoint-every", "200000", "--eval-every", "200000", "--quiet",
             "--run-dir", str(Path(folder) / "run"),
         ]  # fmt: skip
         run = subprocess.Popen(
