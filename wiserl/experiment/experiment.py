@@ -164,8 +164,9 @@ class Experiment:
 
     def _train(self, monitor: Monitor, signals: StopSignals) -> int:
         """Train to the end; a learner that dies is restarted from its last checkpoint. Returns the runners' restarts."""
+        wise_rl = following = WiseRL(self.backend)
         for attempt in range(self.run.max_restarts + 1):
-            wise_rl = WiseRL(self.backend)
+            wise_rl = following
             try:
                 runners = self.connect(wise_rl, self.resume or attempt > 0)
                 monitor.watch(lambda method, *arguments, to=wise_rl: to.call(AGENT, method, *arguments))
@@ -179,6 +180,9 @@ class Experiment:
                     raise
                 where = "its last checkpoint" if resume else "the start, since there is no checkpoint yet"
                 monitor.note_learner_restart(f"{error}; restarting it from {where}")
+                # Before the other one ends: the connection, and a cluster of our own, which takes seconds to start, go on.
+                following = WiseRL(self.backend)
+                following.start()
             finally:
                 with signals.kept():
                     wise_rl.close()

@@ -72,6 +72,10 @@ class WiseRL:
                 self._backend = LocalBackend()
         return self._backend
 
+    def start(self) -> None:
+        """Start the backend now; else the first agent or runner that is made does."""
+        _ = self.backend
+
     def make_agent(self, name: str, agent_class: type[Agent], sync: bool = True, num: int = 1,
                    resource: Mapping[str, Any] | None = None, **kwargs: Any) -> None:  # fmt: skip
         """Construct `agent_class(sync=sync, **kwargs)` on a learner, under `name`.
