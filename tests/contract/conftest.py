@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.contract.harness import ROOT, Command, marked
+from tests.contract.harness import ROOT, Command, marked, workers_of
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,7 @@ class RayCluster:
 
     def worker_pids(self, title: str) -> list[int]:
         """Pids of Ray workers whose title begins with `ray::TITLE`."""
-        titles = {process.pid: (process.cmdline() or [""])[0] for process in marked(self.mark)}
-        return [pid for pid, shown in titles.items() if shown.startswith(f"ray::{title}")]
+        return [process.pid for process in workers_of(self.mark, title)]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -117,8 +117,9 @@ def kill_when_there(pid_file: Path, seconds: float = 60.0) -> int:
 
 def workers_of(cluster_pid_mark: str, title: str) -> list[psutil.Process]:
     """Ray's worker processes of a marked command or cluster whose title begins with `ray::TITLE`."""
-    return [
-        process
-        for process in marked(cluster_pid_mark)
-        if process.cmdline()[:1] and process.cmdline()[0].startswith(f"ray::{title}")
-    ]
+    found = []
+    for process in marked(cluster_pid_mark):
+        with contextlib.suppress(psutil.Error):  # it may have ended since
+            if "".join(process.cmdline()[:1]).startswith(f"ray::{title}"):
+                found.append(process)
+    return found

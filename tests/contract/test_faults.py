@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -106,8 +107,15 @@ def test_a_killed_worker_of_envs_costs_its_runner_a_restart(tmp_path: Path, clus
 
 
 @pytest.mark.ray
-def test_a_learner_killed_in_mid_run_is_restarted_from_its_last_checkpoint(tmp_path: Path, cluster: Any) -> None:
+def test_a_learner_killed_in_mid_run_is_restarted_from_its_last_checkpoint(
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wiserl.transport import ray_connection
+
+    connect = mock.Mock(side_effect=ray_connection.connect)
+    monkeypatch.setattr(ray_connection, "connect", connect)
     summary = train_through(tmp_path, lambda runner_pid: cluster.worker_pids("_LearnerActor")[0])
+    assert connect.call_count == 1, "each connection costs seconds, and leaves a file open for ever"
     assert summary["env_steps"] == 4096
     assert summary["learner_restarts"] == 1
     with (tmp_path / "run" / "metrics.csv").open() as file:
