@@ -164,7 +164,7 @@ class Experiment:
 
     def _train(self, monitor: Monitor, signals: StopSignals) -> int:
         """Train to the end; a learner that dies is restarted from its last checkpoint. Returns the runners' restarts."""
-        wise_rl = following = WiseRL(self.backend)
+        following = WiseRL(self.backend)
         for attempt in range(self.run.max_restarts + 1):
             wise_rl = following
             try:

@@ -198,8 +198,8 @@ def _no_handler_of_rays() -> Iterator[None]:
 def _settings_of_own_cluster() -> dict[str, int]:
     """Ray's settings of a cluster that is begun here, where the environment does not say otherwise.
 
-    Ray gives its workers the lowest rank but a few (nice 15): beside one busy process of another's they would get a thirtieth of a
-    core, and a run that starts in 8 seconds would take 100. They are what the run is for: they get what this process would.
+    Ray gives its workers a low priority (nice 15). With three busy processes on two cores a run took 100 seconds to its first step,
+    and 20 with the priority of this process. Workers are what the run is for.
     """
     return {} if "RAY_worker_niceness" in os.environ else {"worker_niceness": 0}
 
